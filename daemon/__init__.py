@@ -1,0 +1,1 @@
+"""The line: transport, disk and time around the `zsad` detector library."""

@@ -1,0 +1,1 @@
+"""The `zsad` command: one file a group of subcommands."""

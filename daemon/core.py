@@ -1,0 +1,192 @@
+"""The values that travel between the stages; frozen, and free of any transport or database."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""RGB uint8 [H, W, 3]; BGR never leaves the function that calls OpenCV."""
+
+ScoreMap = NDArray[np.float32]
+"""Anomaly map, float32 [H, W] in [0, 1], higher is more anomalous."""
+
+
+class Verdict(StrEnum):
+    """The decision on one frame. A frame that was not inspected is never OK."""
+
+    OK = "OK"
+    NG = "NG"
+    REVIEW = "REVIEW"
+    LEARNING = "LEARNING"  # inspected, but its category has no calibration yet
+    ERROR = "ERROR"  # identified, but could not be inspected; `error_reason` says why
+
+
+INSPECTED_VERDICTS = (Verdict.OK, Verdict.NG, Verdict.REVIEW, Verdict.LEARNING)
+
+
+class LossReason(StrEnum):
+    """Why a frame was not inspected. Every reason but GAP counts frames that were received."""
+
+    GAP = "gap"  # numbers missing in a camera's sequence: sent, never received
+    BAD_MESSAGE = "bad_message"  # unreadable parts or header: which frame it was is unknown
+    TOO_LARGE = "too_large"  # header, payload or pixel count over its limit
+    BAD_PAYLOAD = "bad_payload"  # truncated or undecodable image, dtype or shape that lies
+    UNKNOWN_CAMERA = "unknown_camera"
+    UNKNOWN_CATEGORY = "unknown_category"
+    CLOCK = "clock"  # capture time too far from the daemon's clock
+    DUPLICATE = "duplicate"  # (camera, epoch, seq) was seen before
+    QUEUE_FULL = "queue_full"  # dropped by the queue's policy
+    INFERENCE_FAILED = "inference_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameId:
+    """What makes a frame unique: a camera, one start of its publisher, a running number."""
+
+    camera: str
+    epoch: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInfo:
+    """What is known of a frame apart from its pixels.
+
+    Attributes:
+        category: Product category as configured.
+        captured_utc: Capture time by the camera's clock.
+        received_utc: When the daemon took it off the socket, by the daemon's clock.
+        received_at: The same instant, monotonic seconds; latency is measured from here.
+    """
+
+    frame_id: FrameId
+    category: str
+    captured_utc: datetime
+    received_utc: datetime
+    received_at: float
+    part_id: str | None = None
+    lot: str | None = None
+    trigger_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded frame on its way to the detector."""
+
+    info: FrameInfo
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLoss:
+    """One frame, or for GAP a run of frames, that was not inspected and has no inspection row.
+
+    Attributes:
+        camera: None where the message did not say.
+        first_seq, last_seq: Inclusive; None where unknown. Equal except for GAP.
+        detail: One sentence with the value and the limit.
+    """
+
+    reason: LossReason
+    lost_utc: datetime
+    detail: str
+    camera: str | None = None
+    category: str | None = None
+    epoch: int | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
+
+    @property
+    def frames(self) -> int:
+        """How many frames this record stands for."""
+        if self.first_seq is None or self.last_seq is None:
+            return 1
+        return self.last_seq - self.first_seq + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected component of the map over the NG threshold, in pixels of the frame.
+
+    Attributes:
+        peak: Highest map value inside, in [0, 1].
+    """
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+    area_px: int
+    peak: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Thresholds for one category under one model version; scores of two versions do not compare.
+
+    A score below `review_threshold` is OK, from `ng_threshold` on it is NG, between REVIEW.
+
+    Attributes:
+        map_threshold: A map value from here on belongs to a region.
+        n_frames: OK frames the thresholds were computed from.
+        is_supported: Whether n_frames suffices for both wanted rates; if not, the tighter
+            threshold is the largest OK score seen.
+    """
+
+    category: str
+    model_version: str
+    review_threshold: float
+    ng_threshold: float
+    map_threshold: float
+    n_frames: int
+    review_rate: float
+    ng_rate: float
+    is_supported: bool
+    source: str
+    created_utc: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnails:
+    """Small pictures of one inspection.
+
+    Attributes:
+        photo_jpeg: The frame, shrunk.
+        overlay_jpeg: The frame with its heat map over it.
+        map_png: The map alone, 8-bit grey; 255 is map value 1.
+    """
+
+    photo_jpeg: bytes
+    overlay_jpeg: bytes
+    map_png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """The stored outcome of one identified frame.
+
+    Attributes:
+        pred_score: Raw image score in [0, 1]; None for ERROR.
+        calibration: In force when the verdict was made; None for LEARNING and ERROR.
+        map_peak: Highest value of the raw map; None for ERROR.
+        decided_utc: When the verdict was made.
+        frame_to_verdict_s: From receipt to verdict, monotonic.
+    """
+
+    info: FrameInfo
+    verdict: Verdict
+    model_version: str
+    decided_utc: datetime
+    frame_to_verdict_s: float
+    width_px: int | None = None
+    height_px: int | None = None
+    pred_score: float | None = None
+    map_peak: float | None = None
+    calibration: Calibration | None = None
+    regions: tuple[Region, ...] = field(default=())
+    thumbnails: Thumbnails | None = None
+    error_reason: LossReason | None = None
+    error_detail: str | None = None

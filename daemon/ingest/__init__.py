@@ -1,0 +1,1 @@
+"""Frames in: sockets, wire formats, decoding. Knows nothing of detectors or databases."""

@@ -1,0 +1,1 @@
+"""Frames to verdicts. Knows nothing of sockets or databases."""

@@ -1,0 +1,1 @@
+"""Verdicts to rows and pictures. Knows nothing of sockets or detectors."""

@@ -1,0 +1,188 @@
+"""The database schema, the same on SQLite and PostgreSQL. Migrations in `migrations/` build it."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements only INTEGER
+
+
+class UtcMicros(TypeDecorator[datetime]):
+    """An aware datetime stored as integer microseconds since 1970 UTC.
+
+    SQLite drops time zones, and integers make the time index small and range scans fast.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Refuses naive datetimes."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}; times are stored in UTC")
+        return (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Aware UTC datetime."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations can drop it on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcMicros, str: Text}
+
+
+class DaemonRunRow(Base):
+    """One start of the daemon; `stopped_utc` stays null after a crash."""
+
+    __tablename__ = "daemon_run"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    line: Mapped[str]
+    started_utc: Mapped[datetime]
+    stopped_utc: Mapped[datetime | None]
+
+
+class ModelVersionRow(Base):
+    """A detector that has run here."""
+
+    __tablename__ = "model_version"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    method: Mapped[str]
+    backbone: Mapped[str]
+    card_json: Mapped[str]
+    first_used_utc: Mapped[datetime]
+
+
+class CalibrationRow(Base):
+    """Thresholds of a category under a model version; the newest is in force."""
+
+    __tablename__ = "calibration"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    category: Mapped[str] = mapped_column(String(64))
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    review_threshold: Mapped[float] = mapped_column(Float)
+    ng_threshold: Mapped[float] = mapped_column(Float)
+    map_threshold: Mapped[float] = mapped_column(Float)
+    n_frames: Mapped[int] = mapped_column(Integer)
+    review_rate: Mapped[float] = mapped_column(Float)
+    ng_rate: Mapped[float] = mapped_column(Float)
+    is_supported: Mapped[bool] = mapped_column(Boolean)
+    source: Mapped[str]
+    created_utc: Mapped[datetime]
+
+
+class InspectionRow(Base):
+    """One identified frame: inspected, or ERROR with the reason."""
+
+    __tablename__ = "inspection"
+    __table_args__ = (
+        UniqueConstraint("camera", "epoch", "seq"),
+        Index("ix_inspection_received_utc", "received_utc"),
+        Index(
+            "ix_inspection_ng",
+            "received_utc",
+            "category",
+            "pred_score",
+            sqlite_where=text("verdict = 'NG'"),
+            postgresql_where=text("verdict = 'NG'"),
+        ),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    line: Mapped[str] = mapped_column(String(64))
+    camera: Mapped[str] = mapped_column(String(64))
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    category: Mapped[str] = mapped_column(String(64))
+    captured_utc: Mapped[datetime]
+    received_utc: Mapped[datetime]
+    decided_utc: Mapped[datetime]
+    frame_to_verdict_ms: Mapped[float] = mapped_column(Float)
+    verdict: Mapped[str] = mapped_column(String(16))
+    error_reason: Mapped[str | None] = mapped_column(String(32))
+    error_detail: Mapped[str | None]
+    pred_score: Mapped[float | None] = mapped_column(Float)
+    map_peak: Mapped[float | None] = mapped_column(Float)
+    review_threshold: Mapped[float | None] = mapped_column(Float)
+    ng_threshold: Mapped[float | None] = mapped_column(Float)
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    width_px: Mapped[int | None] = mapped_column(Integer)
+    height_px: Mapped[int | None] = mapped_column(Integer)
+    part_id: Mapped[str | None] = mapped_column(String(128))
+    lot: Mapped[str | None] = mapped_column(String(128))
+    trigger_id: Mapped[str | None] = mapped_column(String(128))
+
+
+class RegionRow(Base):
+    """A defect region of an inspection, in pixels of the frame."""
+
+    __tablename__ = "region"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    inspection_id: Mapped[int] = mapped_column(
+        ForeignKey("inspection.id", ondelete="CASCADE"), index=True
+    )
+    x_px: Mapped[int] = mapped_column(Integer)
+    y_px: Mapped[int] = mapped_column(Integer)
+    width_px: Mapped[int] = mapped_column(Integer)
+    height_px: Mapped[int] = mapped_column(Integer)
+    area_px: Mapped[int] = mapped_column(Integer)
+    peak: Mapped[float] = mapped_column(Float)
+
+
+class ThumbnailRow(Base):
+    """Pictures of an inspection, apart from it so that reports do not read them."""
+
+    __tablename__ = "thumbnail"
+    inspection_id: Mapped[int] = mapped_column(
+        ForeignKey("inspection.id", ondelete="CASCADE"), primary_key=True
+    )
+    photo_jpeg: Mapped[bytes] = mapped_column(LargeBinary)
+    overlay_jpeg: Mapped[bytes] = mapped_column(LargeBinary)
+    map_png: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class FrameLossRow(Base):
+    """Frames without an inspection row: gaps, and received frames that could not be inspected."""
+
+    __tablename__ = "frame_loss"
+    __table_args__ = (Index("ix_frame_loss_lost_utc", "lost_utc"),)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    line: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(String(32))
+    lost_utc: Mapped[datetime]
+    frames: Mapped[int] = mapped_column(BigInteger)
+    camera: Mapped[str | None] = mapped_column(String(64))
+    category: Mapped[str | None] = mapped_column(String(64))
+    epoch: Mapped[int | None] = mapped_column(BigInteger)
+    first_seq: Mapped[int | None] = mapped_column(BigInteger)
+    last_seq: Mapped[int | None] = mapped_column(BigInteger)
+    detail: Mapped[str]

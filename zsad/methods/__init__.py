@@ -1,0 +1,1 @@
+"""One detection method a file; the methods do not know each other."""
