@@ -1,0 +1,130 @@
+"""What `zsad publish` does: send pictures at a rate, and say what was sent."""
+
+import argparse
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import zmq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from daemon.errors import ConfigError
+from daemon.ingest.playback import Picture, Unreadable, find_media, pictures_of
+from daemon.ingest.publisher import FramePublisher
+
+EXIT_FAILED = 1
+
+
+def play(args: argparse.Namespace) -> int:
+    """Send all pictures; 0 if every file was read and something was sent, else 1."""
+    console = Console(stderr=True)
+    files = _find(args.paths)
+    unreadable: list[Unreadable] = []
+    with _open(args) as publisher:
+        if args.wait_subscriber and not publisher.wait_for_subscriber(args.wait_subscriber):
+            _say(
+                console,
+                f"nobody receives on {publisher.endpoint} after {args.wait_subscriber:g} s; "
+                "is the daemon running, with this endpoint among its sources?",
+            )
+            return EXIT_FAILED
+        is_interrupted = _send_all(args, files, publisher, console, unreadable)
+    for file in unreadable[:10]:
+        _say(console, f"not sent: {file.path}: {file.reason}")
+    _say(
+        Console(),
+        f"camera {args.camera}: sent {publisher.sent} frames, epoch {publisher.epoch}"
+        + (f", {len(unreadable)} files unreadable" if unreadable else "")
+        + (", interrupted" if is_interrupted else ""),
+    )
+    return EXIT_FAILED if unreadable or not publisher.sent else 0
+
+
+def _send_all(
+    args: argparse.Namespace,
+    files: Sequence[Path],
+    publisher: FramePublisher,
+    console: Console,
+    unreadable: list[Unreadable],
+) -> bool:
+    """Send at the rate; True if the user interrupted, which is how an endless loop ends."""
+    never = threading.Event()
+    total = args.count if args.loop or args.count is not None else None
+    pictures = itertools.islice(_pictures(files, unreadable, is_loop=args.loop), args.count)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    try:
+        with Progress(
+            *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+        ) as progress:
+            task = progress.add_task(args.camera, total=total)
+            started_at = time.monotonic()
+            for number, picture in enumerate(pictures):
+                never.wait(max(0.0, started_at + number / args.rate - time.monotonic()))
+                _send(publisher, picture, args.encoding)
+                progress.advance(task)
+    except KeyboardInterrupt:
+        return True
+    except TimeoutError as error:
+        _say(console, f"stopped: {error}")
+    return False
+
+
+def _send(publisher: FramePublisher, picture: Picture, encoding: str) -> None:
+    if picture.file_bytes is not None and picture.file_encoding == encoding:
+        publisher.send_encoded(picture.file_bytes, picture.file_encoding)
+    else:
+        publisher.send(picture.image)
+
+
+def _pictures(
+    files: Sequence[Path], unreadable: list[Unreadable], *, is_loop: bool
+) -> Iterator[Picture]:
+    """Pictures in order; of each round after the first, only if the first gave any."""
+    for turn in itertools.count():
+        yielded = 0
+        for path in files:
+            for picture in pictures_of(path):
+                if isinstance(picture, Picture):
+                    yielded += 1
+                    yield picture
+                elif turn == 0:
+                    unreadable.append(picture)
+        if not is_loop or not yielded:
+            return
+
+
+def _find(paths: Sequence[Path]) -> list[Path]:
+    try:
+        files = find_media(paths)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    if not files:
+        raise ConfigError(f"no image or video in {', '.join(map(str, paths))}")
+    return files
+
+
+def _open(args: argparse.Namespace) -> FramePublisher:
+    try:
+        return FramePublisher(
+            args.endpoint,
+            args.camera,
+            category=args.category,
+            line=args.line,
+            socket=args.socket,
+            mode=args.mode,
+            encoding=args.encoding,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"--endpoint {args.endpoint}: cannot {args.mode}: {error.strerror}"
+        ) from error
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a line as it is: paths may hold what rich takes for markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

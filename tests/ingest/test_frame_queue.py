@@ -1,0 +1,110 @@
+import queue
+import threading
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.config import QueueConfig
+from daemon.core import Frame, FrameId, FrameInfo
+from daemon.ingest.frame_queue import FrameQueue
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RUNNING = threading.Event()
+
+
+def frame(seq: int) -> Frame:
+    info = FrameInfo(FrameId("cam1", 1, seq), "fabric", NOW, NOW, 0.0)
+    return Frame(info, np.zeros((1, 1, 3), np.uint8))
+
+
+def seqs(frames: object) -> list[int]:
+    return [one.info.frame_id.seq for one in frames]  # type: ignore[attr-defined]
+
+
+def drain(frames: FrameQueue) -> list[int]:
+    return seqs(frames.get_nowait() for _ in range(len(frames)))
+
+
+def full(policy: str) -> FrameQueue:
+    frames = FrameQueue(QueueConfig(max_frames=2, drop_policy=policy))  # type: ignore[arg-type]
+    for seq in range(2):
+        assert frames.put(frame(seq), stop=RUNNING) == ()
+    return frames
+
+
+def test_drop_oldest_keeps_what_is_freshest() -> None:
+    frames = full("drop_oldest")
+
+    assert seqs(frames.put(frame(2), stop=RUNNING)) == [0]
+    assert drain(frames) == [1, 2]
+
+
+def test_drop_newest_keeps_what_came_first() -> None:
+    frames = full("drop_newest")
+
+    assert seqs(frames.put(frame(2), stop=RUNNING)) == [2]
+    assert drain(frames) == [0, 1]
+
+
+def test_block_waits_until_a_frame_is_taken() -> None:
+    frames, waiting, dropped = full("block"), threading.Event(), []
+
+    def put() -> None:
+        dropped.extend(frames.put(frame(2), stop=RUNNING, on_wait=waiting.set))
+
+    producer = threading.Thread(target=put)
+    producer.start()
+    assert waiting.wait(10)
+    assert len(frames) == 2
+
+    assert frames.get(timeout_s=1).info.frame_id.seq == 0
+    producer.join(10)
+
+    assert not producer.is_alive()
+    assert dropped == []
+    assert drain(frames) == [1, 2]
+
+
+def test_stop_ends_the_waiting_and_loses_nothing() -> None:
+    frames, stop = full("block"), threading.Event()
+
+    dropped = frames.put(frame(2), stop=stop, on_wait=stop.set)
+
+    assert dropped == ()
+    assert drain(frames) == [0, 1, 2]
+
+
+def test_an_empty_queue_says_so() -> None:
+    frames = FrameQueue(QueueConfig())
+
+    assert frames.empty()
+    with pytest.raises(queue.Empty):
+        frames.get(timeout_s=0.01)
+    with pytest.raises(queue.Empty):
+        frames.get_nowait()
+
+
+@given(
+    policy=st.sampled_from(["drop_oldest", "drop_newest"]),
+    is_put=st.lists(st.booleans(), max_size=60),
+    max_frames=st.integers(1, 5),
+)
+def test_every_frame_is_taken_or_dropped_once(
+    policy: str, is_put: list[bool], max_frames: int
+) -> None:
+    frames = FrameQueue(QueueConfig(max_frames=max_frames, drop_policy=policy))  # type: ignore[arg-type]
+    taken: list[int] = []
+    dropped: list[int] = []
+    for seq, is_a_put in enumerate(is_put):
+        if is_a_put:
+            dropped += seqs(frames.put(frame(seq), stop=RUNNING))
+        elif not frames.empty():
+            taken += seqs([frames.get_nowait()])
+        assert len(frames) <= max_frames
+    taken += drain(frames)
+
+    assert taken == sorted(taken)
+    assert sorted(taken + dropped) == [seq for seq, is_a_put in enumerate(is_put) if is_a_put]
