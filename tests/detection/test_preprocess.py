@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zsad.preprocess import prepare_image, prepare_mask
+
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+
+
+def test_image_is_resized_by_pil_bicubic_scaled_and_normalised() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+
+    found = prepare_image(image, 28, MEAN, STD)
+
+    resized = Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC)
+    wanted = (np.asarray(resized, dtype=np.float64) / 255 - MEAN) / STD
+    np.testing.assert_allclose(found.numpy(), wanted.transpose(2, 0, 1), atol=1e-5)
+    assert found.dtype == torch.float32
+
+
+def test_views_that_are_not_contiguous_are_welcome() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+
+    flipped = prepare_image(image[:, ::-1], 20, MEAN, STD)
+
+    assert torch.equal(flipped, prepare_image(image, 20, MEAN, STD).flip(-1))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.uint16),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"an image must be uint8 \[H, W, 3\], got"):
+        prepare_image(image, 28, MEAN, STD)
+
+
+def test_mask_is_binary_whatever_its_values_and_side() -> None:
+    mask = np.zeros((100, 60), np.uint8)
+    mask[50:] = 7
+
+    found = prepare_mask(mask, 20)
+
+    assert found.shape == (20, 20)
+    assert found.unique().tolist() == [0.0, 1.0]
+    assert found[:10].sum() == 0
+    assert found[10:].min() == 1
+
+
+def test_mask_with_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a mask must be \[H, W\], got \[4, 4, 3\]"):
+        prepare_mask(np.zeros((4, 4, 3), np.uint8), 20)

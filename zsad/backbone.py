@@ -1,0 +1,465 @@
+"""The frozen open_clip towers under every detector: tokens at chosen blocks, text with adapters.
+
+The one place that knows how a backbone is made. Refuses to know any method: what a method adds
+comes in as a callable applied to each block's output. There are no hooks, so nothing stays behind
+after a call. With nothing added, results equal open_clip's own.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251  # only to recognise a file that is none of ours
+from typing import Any, Self
+
+import open_clip
+import torch
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsad.config import BackboneConfig, PositionInterpolation
+
+N_STAGES = 4
+COMPACT_PREFIX = "compact-"
+
+AfterBlock = Callable[[int, Tensor], Tensor]
+"""(0-based block index, that block's output tokens [B, T, width]) -> tokens for the next block."""
+Tokenizer = Callable[[list[str]], Tensor]
+"""K sentences -> [K, context length] int64 token ids."""
+
+
+class BackboneError(ValueError):
+    """A backbone cannot be made as asked; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionTokens:
+    """What the vision tower gives for a batch.
+
+    Attributes:
+        stages: One [B, 1 + N, Dv] for every block asked for, class token first, before `ln_post`.
+        class_token: [B, Dv] the ordinary stream's class token after the last block, before
+            `ln_post`.
+    """
+
+    stages: list[Tensor]
+    class_token: Tensor
+
+
+class Backbone(nn.Module):
+    """A frozen CLIP in evaluation mode with explicit access to its blocks.
+
+    Args:
+        clip: open_clip `CLIP` or `CustomTextCLIP` with a `VisionTransformer`, whose `conv1` may
+            be any module that maps [B, 3, S, S] to [B, Dv, S / patch, S / patch].
+        config: Names the backbone and says its input side, activation and interpolation.
+        mean: Channel means of the training images, RGB, in [0, 1].
+        std: Channel standard deviations.
+        tokenizer: Sentences to token ids of the text tower.
+
+    Attributes:
+        input_size: Side S in pixels.
+        patch_px: Side of a patch in pixels.
+        grid: Patches a side, g; N = g * g.
+        vision_width: Dv.
+        text_width: Width of the text tower.
+        embed_dim: D of the joint embedding.
+        n_vision_blocks: A multiple of 4.
+        n_text_blocks: Depth of the text tower.
+        stage_blocks: Last block of each quarter of the vision tower ([5, 11, 17, 23] of 24).
+        activation: `quick_gelu`, `gelu`, or the class name of another activation.
+
+    Raises:
+        BackboneError: the network is of a kind that this class does not run.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        config: BackboneConfig,
+        mean: Sequence[float],
+        std: Sequence[float],
+        tokenizer: Tokenizer,
+    ) -> None:
+        super().__init__()
+        self.clip: Any = clip  # open_clip ships no types
+        self.config = config
+        self.name = config.name
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.tokenizer = tokenizer
+        self._refuse_unknown_kinds()
+
+        self.patch_px = int(self._visual.patch_size[0])
+        self._source_positions = self._visual.positional_embedding.detach().clone()
+        self._resize_positions(config.image_size, config.position_interpolation)
+        self._set_activation()
+        self.requires_grad_(False)
+        self.eval()
+        self._content_hash: str | None = None
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002  # nn.Module's own
+        """Stay in evaluation mode whatever the detector around it does."""
+        return super().train(False)
+
+    @property
+    def _visual(self) -> Any:
+        return self.clip.visual
+
+    @property
+    def _text(self) -> Any:
+        return getattr(self.clip, "text", self.clip)
+
+    @property
+    def input_size(self) -> int:
+        """Side S in pixels."""
+        return int(self._visual.image_size[0])
+
+    @property
+    def grid(self) -> int:
+        """Patches a side, g."""
+        return self.input_size // self.patch_px
+
+    @property
+    def vision_width(self) -> int:
+        """Dv."""
+        return int(self._visual.class_embedding.shape[0])
+
+    @property
+    def text_width(self) -> int:
+        """Width of the text tower."""
+        return int(self._text.positional_embedding.shape[1])
+
+    @property
+    def embed_dim(self) -> int:
+        """D of the joint embedding."""
+        return int(self._visual.proj.shape[1])
+
+    @property
+    def n_vision_blocks(self) -> int:
+        """Depth of the vision tower."""
+        return len(self._visual.transformer.resblocks)
+
+    @property
+    def n_text_blocks(self) -> int:
+        """Depth of the text tower."""
+        return len(self._text.transformer.resblocks)
+
+    @property
+    def stage_blocks(self) -> list[int]:
+        """0-based index of the last block of each quarter of the vision tower."""
+        quarter = self.n_vision_blocks // N_STAGES
+        return [quarter * (stage + 1) - 1 for stage in range(N_STAGES)]
+
+    @property
+    def activation(self) -> str:
+        """What the MLPs of the vision tower really use."""
+        layer = self._visual.transformer.resblocks[0].mlp.gelu
+        names = {QuickGELU: "quick_gelu", nn.GELU: "gelu"}
+        return names.get(type(layer), type(layer).__name__)
+
+    @property
+    def text_projection(self) -> Tensor:
+        """[text_width, D]."""
+        projection: Tensor = self._text.text_projection
+        return projection
+
+    def content_hash(self) -> str:
+        """SHA-256 over names, shapes and values of all weights, as hex; computed once.
+
+        Position embeddings enter as they were loaded: their resized form may differ in the last
+        bit between processors.
+        """
+        if self._content_hash is None:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.clip.state_dict().items()):
+                is_position = name == "visual.positional_embedding"
+                value = self._source_positions if is_position else tensor
+                array = value.detach().cpu().contiguous()
+                digest.update(f"{name} {array.dtype} {list(array.shape)}\n".encode())
+                digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+            self._content_hash = digest.hexdigest()
+        return self._content_hash
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Patch embedding, class token, positions, `ln_pre`: what enters block 0.
+
+        Args:
+            images: [B, 3, S, S], prepared with this backbone's mean and std.
+
+        Returns:
+            [B, 1 + N, Dv].
+        """
+        visual = self._visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)  # [B, N, Dv]
+        first = visual.class_embedding.expand(len(images), 1, -1)
+        tokens: Tensor = visual.ln_pre(
+            torch.cat([first, patches], dim=1) + visual.positional_embedding
+        )
+        return tokens
+
+    def run_vision(
+        self, tokens: Tensor, blocks: Sequence[int], after_block: AfterBlock | None = None
+    ) -> VisionTokens:
+        """Run all vision blocks one by one.
+
+        Args:
+            tokens: [B, 1 + N, Dv] from `embed_images`.
+            blocks: 0-based blocks whose output is kept, ascending.
+            after_block: Applied to every block's output, before it is kept or goes on.
+        """
+        stages = []
+        for index, block in enumerate(self._visual.transformer.resblocks):
+            tokens = block(tokens)
+            if after_block is not None:
+                tokens = after_block(index, tokens)
+            if index in blocks:
+                stages.append(tokens)
+        return VisionTokens(stages=stages, class_token=tokens[:, 0])
+
+    @property
+    def first_vv_block(self) -> int:
+        """The V-V streams replace the last 19 of 24 blocks, and that share of another depth."""
+        return round(self.n_vision_blocks * 5 / 24)
+
+    def run_dual_stream(self, tokens: Tensor, blocks: Sequence[int]) -> VisionTokens:
+        """The ordinary stream o, and beside it the V-V stream v (AnomalyCLIP's "DPAM").
+
+        v starts as o before block `first_vv_block` and adds, block by block, the attention of
+        o's values among themselves, without an MLP: v += Attn_VV(LN1(o)).
+
+        Returns:
+            `stages` of v (of o before it starts), `class_token` of o.
+        """
+        stages = []
+        local = tokens
+        for index, block in enumerate(self._visual.transformer.resblocks):
+            if index < self.first_vv_block:
+                tokens = block(tokens)
+                local = tokens
+            else:
+                local = local + block.ls_1(_attend_values(block, block.ln_1(tokens)))
+                tokens = block(tokens)
+            if index in blocks:
+                stages.append(local)
+        return VisionTokens(stages=stages, class_token=tokens[:, 0])
+
+    def run_batch_axis(self, tokens: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """One stream whose V-V attention runs over the images of the batch.
+
+        AA-CLIP's released stage-1 reference: its V-V module reads [tokens, batch, width] as
+        [batch, tokens, width], so each token position attends to the same position of the batch
+        mates. An image's tokens depend on the other images. Kept for `preset="official"` only.
+
+        Returns:
+            One [B, 1 + N, Dv] for every block asked for.
+        """
+        stages = []
+        for index, block in enumerate(self._visual.transformer.resblocks):
+            if index < self.first_vv_block:
+                tokens = block(tokens)
+            else:
+                swapped = block.ln_1(tokens).transpose(0, 1)  # [1 + N, B, Dv]
+                tokens = tokens + block.ls_1(_attend_values(block, swapped).transpose(0, 1))
+                tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+            if index in blocks:
+                stages.append(tokens)
+        return stages
+
+    def norm_vision(self, tokens: Tensor) -> Tensor:
+        """`ln_post`: [..., Dv] -> the same shape."""
+        normed: Tensor = self._visual.ln_post(tokens)
+        return normed
+
+    def project_vision(self, tokens: Tensor) -> Tensor:
+        """`ln_post` and the tower's own projection: [..., Dv] -> [..., D], not unit length."""
+        projected: Tensor = self.norm_vision(tokens) @ self._visual.proj
+        return projected
+
+    def embed_text(self, token_ids: Tensor) -> Tensor:
+        """Token and position embeddings: [K, L] ids -> [K, L, text_width]; L may be short."""
+        positions = self._text.positional_embedding[: token_ids.shape[1]]
+        tokens: Tensor = self._text.token_embedding(token_ids) + positions
+        return tokens
+
+    def run_text(self, tokens: Tensor, after_block: AfterBlock | None = None) -> Tensor:
+        """All causal text blocks and `ln_final`: [K, L, text_width] -> the same shape."""
+        text = self._text
+        length = tokens.shape[1]
+        mask = text.attn_mask[:length, :length]
+        for index, block in enumerate(text.transformer.resblocks):
+            tokens = block(tokens, attn_mask=mask)
+            if after_block is not None:
+                tokens = after_block(index, tokens)
+        normed: Tensor = text.ln_final(tokens)
+        return normed
+
+    def encode_text(
+        self,
+        sentences: Sequence[str],
+        after_block: AfterBlock | None = None,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Sentence embeddings.
+
+        The context is cut after the longest sentence's end-of-text token: under the causal mask
+        what follows cannot reach that token.
+
+        Args:
+            sentences: K sentences.
+            after_block: Applied to every text block's output.
+            project: Replaces the projection of the end-of-text row [K, text_width] -> [K, D].
+
+        Returns:
+            [K, D], not unit length.
+        """
+        token_ids = self.tokenizer(list(sentences)).to(self.text_projection.device)
+        end = self.end_of_text(token_ids)
+        token_ids = token_ids[:, : int(end.max()) + 1]
+        tokens = self.run_text(self.embed_text(token_ids), after_block)
+        rows = tokens[torch.arange(len(tokens), device=tokens.device), end]  # [K, text_width]
+        return rows @ self.text_projection if project is None else project(rows)
+
+    def end_of_text(self, token_ids: Tensor) -> Tensor:
+        """[K, L] ids -> [K] positions of the end-of-text token."""
+        if self._pool_type() == "eos":
+            eos: Any = getattr(self._text, "text_eos_id", None) or self._text.eos_id
+            is_end: Tensor = token_ids == eos
+            return is_end.int().argmax(dim=-1)
+        return token_ids.argmax(dim=-1)
+
+    def _pool_type(self) -> str:
+        pool_type: str = getattr(self._text, "text_pool_type", None) or self._text.pool_type
+        return pool_type
+
+    def _refuse_unknown_kinds(self) -> None:
+        visual, text = self._visual, self._text
+        if not isinstance(visual, VisionTransformer):
+            raise BackboneError(
+                f"{self.name}: the vision tower is a {type(visual).__name__}; "
+                "a backbone needs open_clip's VisionTransformer"
+            )
+        if visual.attn_pool is not None or visual.pool_type != "tok":
+            raise BackboneError(f"{self.name}: the vision tower must pool by its class token")
+        depth = len(visual.transformer.resblocks)
+        if depth % N_STAGES:
+            raise BackboneError(f"{self.name}: {depth} vision blocks do not split into 4 stages")
+        blocks = visual.transformer.resblocks
+        if not all(isinstance(block, ResidualAttentionBlock) for block in blocks):
+            raise BackboneError(f"{self.name}: vision blocks must be plain pre-norm CLIP blocks")
+        if not hasattr(text, "positional_embedding") or text.attn_mask is None:
+            raise BackboneError(f"{self.name}: the text tower must be CLIP's causal transformer")
+        if self._pool_type() not in ("argmax", "eos") or getattr(text, "cls_emb", None) is not None:
+            raise BackboneError(f"{self.name}: the text tower must pool by its end-of-text token")
+        if not isinstance(text.text_projection, Tensor):
+            raise BackboneError(f"{self.name}: the text projection must be a matrix without bias")
+
+    def _resize_positions(self, image_size: int | None, mode: PositionInterpolation) -> None:
+        """Bring the position grid to the input side; the class position stays as it is."""
+        size = self.input_size if image_size is None else image_size
+        if size % self.patch_px:
+            raise BackboneError(
+                f"{self.name}: image_size {size} is not a multiple of the patch side "
+                f"{self.patch_px}; take {round(size / self.patch_px) * self.patch_px}"
+            )
+        grid, old = size // self.patch_px, round((len(self._source_positions) - 1) ** 0.5)
+        if grid != old:
+            patches = self._source_positions[1:].T.reshape(1, -1, old, old)
+            resized = F.interpolate(
+                patches,
+                size=(grid, grid),
+                mode="bilinear" if mode == "bilinear" else "bicubic",
+                antialias=mode == "bicubic_antialias",
+                align_corners=False,
+            )
+            self._visual.positional_embedding = nn.Parameter(
+                torch.cat([self._source_positions[:1], resized.flatten(2)[0].T])
+            )
+        self._visual.image_size = (size, size)
+        self._visual.grid_size = (grid, grid)
+
+    def _set_activation(self) -> None:
+        layers: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+        if self.config.activation == "native":
+            return
+        for tower in (self._visual.transformer, self._text.transformer):
+            for block in tower.resblocks:
+                block.mlp.gelu = layers[self.config.activation]()
+
+
+def load_backbone(config: BackboneConfig) -> Backbone:
+    """Make the backbone that a configuration names, frozen, on the CPU in float32.
+
+    Raises:
+        BackboneError: unknown name, missing or damaged weights, or an image_size that does not
+            fit the patches.
+    """
+    if config.name.startswith(COMPACT_PREFIX):
+        return _load_compact(config)
+    if config.pretrained is None and not config.name.startswith(("local-dir:", "hf-hub:")):
+        raise BackboneError(
+            f"{config.name}: pretrained is empty; give an open_clip tag (openai) or the path of a "
+            "checkpoint file, otherwise the network would have random weights"
+        )
+    _refuse_missing_file(config)
+    try:
+        clip = open_clip.create_model(
+            config.name, pretrained=config.pretrained, require_pretrained=True
+        )
+        tokenizer = open_clip.get_tokenizer(config.name)
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        SafetensorError,
+        UnpicklingError,
+        AssertionError,
+    ) as error:  # what open_clip raises for unknown names and for weights that do not fit
+        reason = str(error).strip().split("\n")[0][:300]
+        raise BackboneError(
+            f"cannot make backbone {config.name} with pretrained={config.pretrained}: {reason}"
+        ) from error
+    return Backbone(clip, config, clip.visual.image_mean, clip.visual.image_std, tokenizer)
+
+
+def _refuse_missing_file(config: BackboneConfig) -> None:
+    path = config.pretrained or ""
+    looks_like_path = "/" in path or path.endswith((".safetensors", ".pt", ".pth", ".bin"))
+    if looks_like_path and not Path(path).is_file():
+        raise BackboneError(f"{config.name}: there is no weights file {path}")
+
+
+def _load_compact(config: BackboneConfig) -> Backbone:
+    from zsad import compact, compact_stem  # their CNN library loads only if it is needed
+
+    if config.pretrained is not None:
+        raise BackboneError(
+            f"{config.name} carries its own weights; remove pretrained={config.pretrained}"
+        )
+    try:
+        clip, mean, std = compact.build_compact_clip(config.name)
+    except (compact.CompactError, compact_stem.StemWeightsError) as error:
+        raise BackboneError(str(error)) from error
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=clip.context_length)
+    return Backbone(clip, config, mean, std, tokenizer)
+
+
+def _attend_values(block: Any, tokens: Tensor) -> Tensor:  # open_clip is untyped
+    """V-V attention: the values are queries and keys too; same heads, scale and output layer.
+
+    tokens [A, T, W] after LN1; attention runs along T; returns [A, T, W].
+    """
+    attention = block.attn
+    width = tokens.shape[-1]
+    values = F.linear(
+        tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+    )
+    split = values.reshape(*tokens.shape[:2], attention.num_heads, -1)
+    heads = split.transpose(1, 2)  # [A, heads, T, width of a head]
+    mixed = F.scaled_dot_product_attention(heads, heads, heads)
+    output: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return output

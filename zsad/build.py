@@ -1,0 +1,20 @@
+"""From configuration to detector: the only place that knows every method."""
+
+from typing import assert_never
+
+from zsad.backbone import Backbone
+from zsad.config import AAClipConfig, MethodConfig
+from zsad.methods.aa_clip import AAClip
+
+
+def build_detector(method: MethodConfig, backbone: Backbone) -> AAClip:
+    """The detector that `method` describes, untrained, on `backbone`.
+
+    Raises:
+        ValueError: the method does not fit the backbone's depth.
+    """
+    match method:
+        case AAClipConfig():
+            return AAClip(backbone, method)
+        case _:
+            assert_never(method)
