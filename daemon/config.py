@@ -1,20 +1,101 @@
 """The YAML configuration as frozen pydantic models. Reads no file; `daemon.config_file` does."""
 
+import difflib
+import re
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+MAX_IPC_PATH_BYTES = 107
+"""What fits into a Unix socket address on Linux, without the closing NUL (unix(7))."""
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError(
+            "is not a name: use 1 to 64 letters, digits, '_', '.', '-', a letter or digit first"
+        )
+    return value
+
+
+def _endpoint(value: str) -> str:
+    scheme, _, address = value.partition("://")
+    match scheme:
+        case "tcp":
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535:
+                raise ValueError("is not tcp://HOST:PORT with a port from 1 to 65535")
+        case "ipc":
+            if not address.startswith(("/", "@")):
+                raise ValueError("is not ipc:///ABSOLUTE/PATH (or ipc://@NAME)")
+            if len(address.encode()) > MAX_IPC_PATH_BYTES:
+                raise ValueError(
+                    f"has a path of {len(address.encode())} bytes, the system's limit is "
+                    f"{MAX_IPC_PATH_BYTES}: use a shorter folder"
+                )
+        case "inproc" if address:
+            pass
+        case _:
+            raise ValueError("is not a ZeroMQ endpoint: use tcp://HOST:PORT or ipc:///PATH")
+    return value
+
+
+def _local_time(value: object) -> object:
+    """Only HH:MM or HH:MM:SS: pydantic alone would read 6 as six seconds past midnight."""
+    if isinstance(value, time) and value.tzinfo is None:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", value):
+        hour, minute, second = (int(part) for part in f"{value}:00".split(":")[:3])
+        if hour < 24 and minute < 60 and second < 60:
+            return time(hour, minute, second)
+    raise ValueError("is not a time of day such as 06:00 (00:00 to 23:59, local time)")
+
+
+Name = Annotated[str, AfterValidator(_name)]
 """A camera, category, line or shift: letters, digits, '_', '.', '-'; at most 64."""
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+"""A ZeroMQ address; ipc paths are absolute, since they must mean the same to the sender."""
+
+LocalTime = Annotated[time, BeforeValidator(_local_time)]
+"""A wall-clock time without a zone."""
+
+Place = tuple[str | int, ...]
+"""Keys and indices that lead from the top of the configuration to a value."""
+
+
+class CrossCheckError(ValueError):
+    """Sections that contradict each other.
+
+    Attributes:
+        problems: Where each is, and what is wrong there.
+    """
+
+    def __init__(self, problems: list[tuple[Place, str]]) -> None:
+        super().__init__("; ".join(text for _, text in problems))
+        self.problems = problems
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Frozen; an unknown key is an error. A section with nothing in it is all defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_empty(cls, value: object) -> object:
+        return {} if value is None else value
 
 
 class SourceConfig(Section):
@@ -27,10 +108,24 @@ class SourceConfig(Section):
         camera: Camera name for imagezmq senders whose message names none.
     """
 
-    endpoint: Annotated[str, Field(pattern=r"^(tcp|ipc|inproc)://.+")]
+    endpoint: Endpoint
     socket: Literal["sub", "pull"] = "sub"
     mode: Literal["connect", "bind"] = "connect"
     camera: Name | None = None
+
+    @model_validator(mode="after")
+    def _connects_to_somewhere(self) -> Self:
+        if self.mode == "connect" and self.endpoint.startswith(("tcp://*:", "tcp://0.0.0.0:")):
+            raise CrossCheckError(
+                [
+                    (
+                        ("endpoint",),
+                        f"{self.endpoint!r} means every address, which only `mode: bind` can use: "
+                        "name the host that publishes",
+                    )
+                ]
+            )
+        return self
 
 
 class CameraConfig(Section):
@@ -64,8 +159,14 @@ class CategoryConfig(Section):
     @model_validator(mode="after")
     def _rates_in_order(self) -> Self:
         if self.ng_rate > self.review_rate:
-            raise ValueError(
-                f"ng_rate {self.ng_rate} must not be above review_rate {self.review_rate}"
+            raise CrossCheckError(
+                [
+                    (
+                        ("ng_rate",),
+                        f"{self.ng_rate} is above review_rate {self.review_rate}: parts that are "
+                        "NG are among those that are not OK",
+                    )
+                ]
             )
         return self
 
@@ -125,17 +226,28 @@ class StorageConfig(Section):
         thumbnails: Which verdicts get pictures.
     """
 
-    url: str
+    url: Annotated[str, Field(repr=False)]
     thumbnail_px: Annotated[int, Field(ge=32, le=1024)] = 256
     thumbnails: tuple[Literal["OK", "NG", "REVIEW", "LEARNING"], ...] = ("NG", "REVIEW", "OK")
     max_results: Annotated[int, Field(ge=1, le=10_000)] = 256
+
+    @field_validator("url")
+    @classmethod
+    def _is_known_database(cls, value: str) -> str:
+        known = ("sqlite://", "postgresql://", "postgresql+psycopg://", "${")
+        if not value.startswith(known):
+            raise ValueError(
+                "is not a database this can use: write sqlite:///FILE or "
+                "postgresql://USER:PASSWORD@HOST/DATABASE"
+            )
+        return value
 
 
 class ShiftConfig(Section):
     """One shift by local wall-clock time; it ends where the next begins."""
 
     name: Name
-    start: time
+    start: LocalTime
 
 
 class LogConfig(Section):
@@ -165,27 +277,46 @@ class Config(Section):
     @field_validator("timezone")
     @classmethod
     def _is_iana_zone(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Berlin")
+        zones = available_timezones()
+        if value not in zones:
+            close = difflib.get_close_matches(value, zones, n=1)
+            hint = f"; did you mean {close[0]}?" if close else " such as Europe/Berlin"
+            raise ValueError(f"is not an IANA time zone{hint}")
         return value
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
+    def _sections_agree(self) -> Self:
+        if problems := [*self._unknown_names(), *self._repeated_values()]:
+            raise CrossCheckError(problems)
+        return self
+
+    def _unknown_names(self) -> list[tuple[Place, str]]:
+        problems: list[tuple[Place, str]] = []
         for name, camera in self.cameras.items():
             if camera.category is not None and camera.category not in self.categories:
-                raise ValueError(f"camera {name!r}: category {camera.category!r} is not configured")
-        for source in self.sources:
+                text = f"{camera.category!r} is not among the categories {list(self.categories)}"
+                problems.append((("cameras", name, "category"), text))
+        for index, source in enumerate(self.sources):
             if source.camera is not None and source.camera not in self.cameras:
-                raise ValueError(
-                    f"source {source.endpoint!r}: camera {source.camera!r} is not configured"
-                )
-        names = [shift.name for shift in self.shifts]
-        if len(set(names)) != len(names):
-            raise ValueError(f"shift names repeat: {names}")
-        starts = [shift.start for shift in self.shifts]
-        if len(set(starts)) != len(starts):
-            raise ValueError("two shifts start at the same time")
-        return self
+                text = f"{source.camera!r} is not among the cameras {list(self.cameras)}"
+                problems.append((("sources", index, "camera"), text))
+        return problems
+
+    def _repeated_values(self) -> list[tuple[Place, str]]:
+        problems: list[tuple[Place, str]] = []
+        seen: set[object] = set()
+        places = [
+            *((("sources", n, "endpoint"), s.endpoint) for n, s in enumerate(self.sources)),
+            *((("shifts", n, "name"), s.name) for n, s in enumerate(self.shifts)),
+            *((("shifts", n, "start"), s.start) for n, s in enumerate(self.shifts)),
+        ]
+        for place, value in places:
+            kind = (place[0], place[2], value)
+            if kind in seen:
+                text = f"{str(value)!r} stands twice in {place[0]}: each needs its own {place[2]}"
+                problems.append((place, text))
+            seen.add(kind)
+        return problems
 
     @property
     def zone(self) -> ZoneInfo:

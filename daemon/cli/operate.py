@@ -1,0 +1,213 @@
+"""Commands for whoever looks after a daemon: is its configuration right, and how is it doing?"""
+
+import argparse
+import json
+import signal
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+
+from daemon.cli.status_tables import status_tables
+from daemon.config import Config, ShiftConfig
+from daemon.config_file import ConfigFileError, hide_password, load_config
+from daemon.errors import ConfigError
+from daemon.status import (
+    STATUS_FILE,
+    StatusSnapshot,
+    is_process_alive,
+    read_status,
+)
+
+STALE_AFTER_S = 5.0
+"""The daemon writes its status every second."""
+
+WATCH_INTERVAL_S = 1.0
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `check-config` and `status`."""
+    parser = subparsers.add_parser("check-config", help="check a configuration file")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.set_defaults(run=_run_check_config)
+
+    parser = subparsers.add_parser("status", help="show how the running daemon is doing")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--watch", action="store_true", help="refresh every second until Ctrl-C")
+    parser.set_defaults(run=_run_status)
+
+
+# --- check-config
+
+
+def _run_check_config(args: argparse.Namespace) -> int:
+    try:
+        config = load_config(args.file)
+        _refuse_missing_checkpoint(config)
+    except ConfigError as error:
+        if not args.json:
+            raise
+        problems = (
+            [problem.as_json() for problem in error.problems]
+            if isinstance(error, ConfigFileError)
+            else [{"file": str(args.file), "message": str(error)}]
+        )
+        _print_json({"ok": False, "errors": problems})
+        return 2
+    if args.json:
+        shown = config.model_dump(mode="json")
+        shown["storage"]["url"] = hide_password(config.storage.url)
+        _print_json({"ok": True, "file": str(args.file), "config": shown})
+    else:
+        Console(soft_wrap=True).print(_summary(args.file, config), highlight=False)
+    return 0
+
+
+def _refuse_missing_checkpoint(config: Config) -> None:
+    """Find a mistyped folder now; what is in the files is checked when the daemon loads them."""
+    folder = config.model.checkpoint
+    if folder is None:
+        return
+    for name in ("card.json", "weights.safetensors"):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"model.checkpoint: there is no {name} in {folder}: "
+                "name the folder that `zsad train` wrote, or remove the key"
+            )
+
+
+def _summary(path: Path, config: Config) -> str:
+    lines = [
+        f"[bold]{title if first else '':12}[/]{escape(line)}"
+        for title, values in _summary_lines(path, config).items()
+        for first, line in zip([True] + [False] * len(values), values, strict=False)
+    ]
+    return "\n".join(lines)
+
+
+def _summary_lines(path: Path, config: Config) -> dict[str, list[str]]:
+    model, queue, batch = config.model, config.queue, config.batch
+    checkpoint = "embedded default" if model.checkpoint is None else str(model.checkpoint)
+    return {
+        "file": [f"{path} is valid"],
+        "line": [f"{config.line} ({config.timezone})"],
+        "sources": [
+            f"{source.endpoint} ({source.socket}, {source.mode}"
+            + (f", camera {source.camera})" if source.camera else ")")
+            for source in config.sources
+        ],
+        "cameras": [
+            f"{name} ({camera.category or 'the frame names its category'})"
+            for name, camera in config.cameras.items()
+        ],
+        "categories": [
+            f"{name}: {category.class_name}; at most {category.review_rate:.1%} of OK parts to "
+            f"review, {category.ng_rate:.1%} NG; "
+            + (
+                f"learns from the first {category.learn_frames} frames"
+                if category.learn_frames
+                else "LEARNING until `zsad calibrate`"
+            )
+            for name, category in config.categories.items()
+        ],
+        "model": [f"{checkpoint} on {model.device}"],
+        "batches": [f"up to {batch.max_batch_size} frames or {batch.max_queue_delay_ms:g} ms"],
+        "queue": [f"up to {queue.max_frames} frames, then {queue.drop_policy}"],
+        "database": [hide_password(config.storage.url)],
+        "shifts": _shift_hours(config.shifts),
+        "run_dir": [str(config.run_dir)],
+    }
+
+
+def _shift_hours(shifts: tuple[ShiftConfig, ...]) -> list[str]:
+    """`early 06:00-14:00`; a shift ends where the next begins, the last on the next day."""
+    ordered = sorted(shifts, key=lambda shift: shift.start)
+    ends = [shift.start for shift in (*ordered[1:], ordered[0])]
+    return [
+        f"{shift.name} {shift.start:%H:%M}-{end:%H:%M}"
+        for shift, end in zip(ordered, ends, strict=True)
+    ]
+
+
+# --- status
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at the status file gave; `trouble` is set when no daemon is running."""
+
+    snapshot: StatusSnapshot | None
+    trouble: str | None
+
+
+def _run_status(args: argparse.Namespace) -> int:
+    path = load_config(args.config).run_dir / STATUS_FILE
+    if args.watch and not args.json:
+        return _watch(path)
+    look = _look(path, datetime.now(UTC))
+    if args.json:
+        status = None if look.snapshot is None else look.snapshot.model_dump(mode="json")
+        _print_json({"running": look.trouble is None, "trouble": look.trouble, "status": status})
+    else:
+        Console().print(_render(look))
+    return 0 if look.trouble is None else 1
+
+
+def _watch(path: Path) -> int:
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        look = _look(path, datetime.now(UTC))
+        with Live(_render(look), auto_refresh=False) as live:
+            while not stop.wait(WATCH_INTERVAL_S):
+                look = _look(path, datetime.now(UTC))
+                live.update(_render(look), refresh=True)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return 0 if look.trouble is None else 1
+
+
+def _look(path: Path, now_utc: datetime) -> _Look:
+    try:
+        snapshot = read_status(path)
+    except FileNotFoundError:
+        return _Look(None, f"the daemon is not running: there is no {path}")
+    except PermissionError:
+        return _Look(None, f"{path} may not be read: run this as root or as the daemon's user")
+    except (OSError, ValidationError, ValueError) as error:
+        return _Look(None, f"{path} cannot be read: {error}")
+    age_s = (now_utc - snapshot.written_utc).total_seconds()
+    if not is_process_alive(snapshot.pid):
+        trouble = (
+            f"the daemon is not running: process {snapshot.pid} is gone; "
+            f"it last wrote {age_s:.0f} s ago, in state {snapshot.state}"
+        )
+        return _Look(snapshot, trouble)
+    if age_s > STALE_AFTER_S:
+        trouble = (
+            f"the daemon does not answer: its status is {age_s:.0f} s old (limit "
+            f"{STALE_AFTER_S:.0f} s), though a process {snapshot.pid} exists; see its log"
+        )
+        return _Look(snapshot, trouble)
+    return _Look(snapshot, None)
+
+
+def _render(look: _Look) -> Group:
+    parts: list[RenderableType] = []
+    if look.trouble is not None:
+        parts.append(f"[bold red]{escape(look.trouble)}[/]")
+    if look.snapshot is not None:
+        parts.append(status_tables(look.snapshot))
+    return Group(*parts)
+
+
+def _print_json(value: object) -> None:
+    # not Console.print_json: it colours and wraps on a terminal, and scripts read this
+    Console(soft_wrap=True).print(json.dumps(value, indent=2), markup=False, highlight=False)

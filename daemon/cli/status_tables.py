@@ -1,0 +1,85 @@
+"""The daemon's status as tables for a terminal. Reads nothing: it is given the snapshot."""
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from daemon.core import Verdict
+from daemon.health import UNKNOWN
+from daemon.status import State, StatusSnapshot
+
+
+def status_tables(status: StatusSnapshot) -> Group:
+    """State and speed, frames by camera, verdicts by category."""
+    return Group(_facts(status), _cameras(status), _categories(status))
+
+
+def _facts(status: StatusSnapshot) -> Table:
+    late = [name for name, thread in status.threads.items() if not thread.is_alive]
+    colour = "green" if status.state is State.READY and not late else "yellow"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("state", f"[{colour}]{status.state}[/]")
+    table.add_row("line", escape(status.line))
+    table.add_row("uptime", _duration(status.uptime_s))
+    table.add_row("model", escape(status.model_version or "loading"))
+    table.add_row("database", escape(status.database))
+    table.add_row("queue", f"{status.queue_frames} of {status.queue_limit} frames")
+    if status.batch_mean is not None:
+        table.add_row("batches", f"{status.batches}, {status.batch_mean:.1f} frames each")
+    if status.latency_p50_s is not None and status.latency_p99_s is not None:
+        table.add_row(
+            "frame to verdict",
+            f"p50 {status.latency_p50_s * 1e3:.0f} ms, p99 {status.latency_p99_s * 1e3:.0f} ms "
+            f"over {status.latency_frames} frames",
+        )
+    if late:
+        table.add_row("stuck threads", f"[red]{escape(', '.join(late))}[/]")
+    for name, count in sorted(status.counters.items()):
+        table.add_row(escape(name), str(count))
+    return table
+
+
+def _cameras(status: StatusSnapshot) -> Table:
+    table = Table(title="frames by camera", title_justify="left")
+    table.add_column("camera")
+    for column in ("received", "inspected", "lost", "in flight", "gaps"):
+        table.add_column(column, justify="right")
+    table.add_column("lost by reason")
+    for name, camera in status.cameras.items():
+        if name == UNKNOWN and not camera.received and not camera.lost:
+            continue
+        reasons = [f"{reason} {count}" for reason, count in sorted(camera.lost.items())]
+        table.add_row(
+            escape(name),
+            str(camera.received),
+            str(camera.inspected),
+            str(camera.lost_after_receipt),
+            str(camera.in_flight),
+            str(camera.gaps),
+            ", ".join(reasons),
+        )
+    return table
+
+
+def _categories(status: StatusSnapshot) -> Table:
+    table = Table(title="verdicts by category", title_justify="left")
+    table.add_column("category")
+    for verdict in Verdict:
+        table.add_column(str(verdict), justify="right")
+    for name, counts in status.verdicts.items():
+        if name != UNKNOWN or counts:
+            table.add_row(escape(name), *(str(counts.get(verdict, 0)) for verdict in Verdict))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (
+        f"{days} d {hours:02}:{minutes:02}:{rest:02}"
+        if days
+        else f"{hours:02}:{minutes:02}:{rest:02}"
+    )

@@ -1,0 +1,222 @@
+"""Reads the configuration file; every error names file, line, column and key, all at once."""
+
+import difflib
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from daemon.config import Config, CrossCheckError, Place, Section
+from daemon.errors import ConfigError
+from daemon.yaml_tree import Mark, YamlTextError, YamlTree, read_yaml
+
+MAX_FILE_BYTES = 1 << 20
+MAX_SHOWN_CHARS = 80
+_KEY = "[key]"  # pydantic's last step to a key that is itself wrong
+
+_WORDS = {
+    "missing": "this key is required: add it",
+    "model_type": "{shown} must be a mapping of keys",
+    "dict_type": "{shown} must be a mapping of keys",
+    "tuple_type": "{shown} must be a list",
+    "too_short": "must have at least one entry",
+    "int_parsing": "{shown} must be a whole number",
+    "int_from_float": "{shown} must be a whole number",
+    "float_parsing": "{shown} must be a number",
+    "finite_number": "{shown} must be a finite number",
+}
+"""pydantic's error types in the user's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a configuration file.
+
+    Attributes:
+        key: For example `sources[0].endpoint`; empty for the file as a whole.
+    """
+
+    file: str
+    line: int
+    column: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}"
+        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+
+    def as_json(self) -> dict[str, str | int]:
+        """The fields, for `--json`."""
+        return asdict(self)
+
+
+class ConfigFileError(ConfigError):
+    """A configuration file with at least one problem; the text lists all, one a line."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        lines = [str(problem) for problem in problems]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(problems)} errors in {problems[0].file}")
+        super().__init__("\n".join(lines))
+        self.problems = problems
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    `run_dir`, `model.checkpoint` and the file of a SQLite URL become absolute: a relative one is
+    relative to the folder of `path`. `${NAME}` in `storage.url` stays as it is, so that the
+    configuration in memory holds no password; `daemon.storage` fills it in.
+
+    Raises:
+        ConfigFileError: the file cannot be read or used.
+    """
+    try:
+        tree = read_yaml(_read_text(path))
+    except YamlTextError as error:
+        raise ConfigFileError([_problem(path, error.mark, (), str(error))]) from None
+    top = Mark(1, 1)
+    if tree.data is None:
+        raise ConfigFileError([_problem(path, top, (), "the file is empty")])
+    if not isinstance(tree.data, dict):
+        message = "the file must be a mapping of keys (line: ..., timezone: ..., ...)"
+        raise ConfigFileError([_problem(path, tree.values.get((), top), (), message)])
+    found = dict(tree.problems)
+    config = None
+    try:
+        config = Config.model_validate(tree.data)
+    except ValidationError as error:
+        for place, message in _messages(error):
+            found.setdefault(place, (_mark_of(tree, place), message))
+    if found or config is None:
+        problems = [_problem(path, mark, place, text) for place, (mark, text) in found.items()]
+        # `from None`: pydantic's own text would show values, a password among them
+        raise ConfigFileError(sorted(problems, key=lambda p: (p.line, p.column, p.key))) from None
+    return _with_absolute_paths(config, path.absolute().parent)
+
+
+def hide_password(url: str) -> str:
+    """A database URL fit to be shown."""
+    url = re.sub(r"^([^:]*://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", url)
+
+
+def dotted(place: Place) -> str:
+    """A place as users write it: `sources[0].endpoint`."""
+    text = ""
+    for step in place:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        raise ConfigFileError([_problem(path, Mark(1, 1), (), message)]) from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise YamlTextError(Mark(1, 1), f"the file is larger than {MAX_FILE_BYTES} bytes")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        mark = Mark(before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
+        message = f"byte 0x{raw[error.start]:02x} is not UTF-8: save the file as UTF-8"
+        raise YamlTextError(mark, message) from None
+
+
+def _problem(path: Path, mark: Mark, place: Place, message: str) -> Problem:
+    return Problem(str(path), mark.line, mark.column, dotted(place), message)
+
+
+def _messages(error: ValidationError) -> list[tuple[Place, str]]:
+    """Every error of pydantic in the user's words."""
+    details = error.errors()
+    failed = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
+    messages: list[tuple[Place, str]] = []
+    for detail in details:
+        place = detail["loc"]
+        if detail["type"] == "too_short" and place in failed:
+            continue  # only because its items failed, and they are listed
+        cause = detail.get("ctx", {}).get("error")
+        if isinstance(cause, CrossCheckError):
+            messages += [((*place, *inner), text) for inner, text in cause.problems]
+        else:
+            place = place[:-1] if place[-1:] == (_KEY,) else place
+            messages.append((place, _message(detail, place)))
+    return messages
+
+
+def _message(detail: ErrorDetails, place: Place) -> str:
+    shown = _shown(detail["input"])
+    kind = detail["type"]
+    if kind in _WORDS:
+        return _WORDS[kind].format(shown=shown)
+    if detail["input"] is None:
+        return "has no value: write one"
+    match kind:
+        case "extra_forbidden":
+            return _unknown_key(place)
+        case "literal_error":
+            return f"{shown} must be {detail['ctx']['expected']}"
+        case "value_error":
+            return f"{shown} {detail['ctx']['error']}"
+        case _:
+            return f"{shown} {detail['msg'].replace('Input should', 'must')}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "an empty value"
+    text = repr(hide_password(value) if isinstance(value, str) else value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
+
+
+def _unknown_key(place: Place) -> str:
+    known = list(_section_at(place[:-1]).model_fields)
+    close = difflib.get_close_matches(str(place[-1]), known, n=1)
+    if close:
+        return f"unknown key; did you mean {close[0]!r}?"
+    return f"unknown key; known here: {', '.join(known)}"
+
+
+def _section_at(place: Place) -> type[Section]:
+    """The model that the mapping at a place must satisfy."""
+    section: type[Section] = Config
+    annotation: Any = Config  # a type expression: there is no narrower static type for it
+    for step in place:
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            annotation = annotation.model_fields[str(step)].annotation
+        else:  # dict[Name, X] or tuple[X, ...]
+            annotation = next(a for a in get_args(annotation) if isinstance(a, type))
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            section = annotation
+    return section
+
+
+def _mark_of(tree: YamlTree, place: Place) -> Mark:
+    """Where the user has to look: the key, or the nearest one around a key that is absent."""
+    for length in range(len(place), 0, -1):
+        near = place[:length]
+        if near in tree.keys:
+            return tree.keys[near]
+        if near in tree.values:
+            return tree.values[near]
+    return Mark(1, 1)
+
+
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
+    model, storage = config.model, config.storage
+    if model.checkpoint is not None:
+        model = model.model_copy(update={"checkpoint": folder / model.checkpoint})
+    file = storage.url.removeprefix("sqlite:///")
+    if file != storage.url and file and not file.startswith(("/", ":memory:", "file:", "${")):
+        storage = storage.model_copy(update={"url": f"sqlite:///{folder / file}"})
+    update = {"model": model, "storage": storage, "run_dir": folder / config.run_dir}
+    return config.model_copy(update=update)

@@ -1,0 +1,142 @@
+"""What the daemon says about itself to other processes: one small JSON file, replaced whole."""
+
+import os
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from daemon.core import LossReason, Verdict
+
+STATUS_FILE = "status.json"
+MAX_STATUS_BYTES = 4 << 20
+
+
+class State(StrEnum):
+    """Where the daemon is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer daemon may say more
+
+
+class CameraStatus(_Part):
+    """Frames of one camera since the daemon started.
+
+    received = inspected + lost without GAP + in flight; `sent = received + gaps`.
+
+    Attributes:
+        lost: By reason, GAP included; ERROR rows are in it under their reason.
+        last_frame_utc: When the newest frame was received; None if none was.
+    """
+
+    received: int = 0
+    inspected: int = 0
+    lost: dict[LossReason, int] = {}
+    last_frame_utc: datetime | None = None
+
+    @property
+    def gaps(self) -> int:
+        """Frames that were sent but never received."""
+        return self.lost.get(LossReason.GAP, 0)
+
+    @property
+    def lost_after_receipt(self) -> int:
+        """Frames that were received but not inspected."""
+        return sum(self.lost.values()) - self.gaps
+
+    @property
+    def in_flight(self) -> int:
+        """Received, and neither inspected nor lost yet."""
+        return self.received - self.inspected - self.lost_after_receipt
+
+
+class ThreadStatus(_Part):
+    """When a thread last showed progress, against how long it may take."""
+
+    age_s: float
+    max_age_s: float
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it showed progress in time."""
+        return self.age_s <= self.max_age_s
+
+
+class StatusSnapshot(_Part):
+    """The daemon at one instant.
+
+    Attributes:
+        database: URL without its password.
+        model_version: None until the model is loaded.
+        cameras: Every configured camera, and "(unknown)" for frames of no known camera.
+        verdicts: By category.
+        latency_p50_s, latency_p99_s: Frame to verdict over the last `latency_frames` frames.
+        batch_mean: Mean frames a batch; None before the first.
+        counters: Everything else that is counted, by name.
+    """
+
+    v: Literal[1] = 1
+    state: State
+    pid: int
+    line: str
+    started_utc: datetime
+    written_utc: datetime
+    uptime_s: float
+    database: str
+    model_version: str | None = None
+    cameras: dict[str, CameraStatus]
+    verdicts: dict[str, dict[Verdict, int]]
+    latency_frames: int = 0
+    latency_p50_s: float | None = None
+    latency_p99_s: float | None = None
+    queue_frames: int = 0
+    queue_limit: int
+    batches: int = 0
+    batch_mean: float | None = None
+    threads: dict[str, ThreadStatus]
+    counters: dict[str, int]
+
+
+def write_status(path: Path, snapshot: StatusSnapshot) -> None:
+    """Replace the file; a reader sees the old one or the new one, never half of one.
+
+    It is not synced to disk: it says nothing true after a power cut.
+
+    Raises:
+        OSError: if the folder is absent, read-only or full.
+    """
+    new = path.with_name(path.name + ".new")
+    new.write_text(snapshot.model_dump_json(), encoding="utf-8")
+    new.replace(path)
+
+
+def read_status(path: Path) -> StatusSnapshot:
+    """Read what `write_status` wrote.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not a status file.
+    """
+    with path.open("rb") as file:
+        raw = file.read(MAX_STATUS_BYTES + 1)
+    if len(raw) > MAX_STATUS_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_STATUS_BYTES} bytes")
+    return StatusSnapshot.model_validate_json(raw)
+
+
+def is_process_alive(pid: int) -> bool:
+    """Whether a process of that id exists, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it exists and is someone else's
+        return True
+    return True
