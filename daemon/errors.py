@@ -25,4 +25,4 @@ class ModelError(Exception):
 
 
 class StorageError(Exception):
-    """A database that cannot be used as configured (absent, wrong revision). Exit code 2 at start."""
+    """A database that cannot be used as configured (absent, wrong revision). Exit code 2."""

@@ -1,0 +1,366 @@
+"""The composition root: builds every part, joins them with queues and callables, stops them.
+
+Nothing is decided here. The way of a frame: Subscriber -> FrameQueue -> InspectionLoop -> Writer.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from daemon.config import Config
+from daemon.config_file import hide_password
+from daemon.core import Calibration, FrameLoss, Inspection, LossReason, Verdict
+from daemon.errors import ConfigError, StorageError
+from daemon.health import Health
+from daemon.ingest.admission import ErrorFrame
+from daemon.ingest.frame_queue import FrameQueue
+from daemon.ingest.subscriber import Subscriber
+from daemon.inspection.batcher import Batcher
+from daemon.inspection.calibration_book import CalibrationBook
+from daemon.inspection.detector_slot import DetectorSlot
+from daemon.inspection.inspector import Inspector
+from daemon.inspection.loop import InspectionLoop
+from daemon.service_notify import ServiceNotifier
+from daemon.status import STATUS_FILE, State, write_status
+from daemon.storage import repository, revision
+from daemon.storage.database import open_database, write_transaction
+from daemon.storage.writer import Result, Writer
+from daemon.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+CALIBRATION_CHECK_S = 5.0
+SEQUENCE_MEMORY = timedelta(days=2)
+"""A publisher that went on through a longer stop of the daemon is counted from its next frame."""
+INGEST_STOP_S = 10.0
+INSPECTION_STOP_S = 40.0
+WRITER_STOP_S = 20.0
+THREAD_MAX_AGE_S = 25.0
+"""The watchdog's patience with a thread; one batch on a slow CPU takes a few seconds."""
+
+
+def run_daemon(config: Config, config_path: Path) -> int:
+    """Inspect until SIGTERM or SIGINT; returns 0 after an orderly stop, 1 after a failure.
+
+    Raises:
+        ConfigError, ModelError, StorageError: the daemon cannot start as configured.
+    """
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    with _only_daemon_in(config.run_dir):
+        engine = open_database(config.storage, config_path.resolve().parent, os.environ)
+        try:
+            revision.prepare(engine)
+            return _Line(config, engine).run()
+        finally:
+            engine.dispose()
+
+
+@contextlib.contextmanager
+def _only_daemon_in(run_dir: Path) -> Iterator[None]:
+    """Hold a lock on `run_dir`; the kernel frees it however the process ends."""
+    with (run_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another daemon runs in {run_dir}; stop it, or give this one its own run_dir"
+            ) from error
+        yield
+
+
+class _Line:
+    """One running line: its parts, and the main thread that watches over them."""
+
+    def __init__(self, config: Config, engine: Engine) -> None:
+        self._config = config
+        self._engine = engine
+        self._stop = threading.Event()
+        self._notifier = ServiceNotifier()
+        self._status_path = config.run_dir / STATUS_FILE
+        self._health = Health(
+            line=config.line,
+            cameras=config.cameras,
+            categories=config.categories,
+            database=hide_password(config.storage.url),
+            queue_limit=config.queue.max_frames,
+        )
+        self._slot = DetectorSlot(config.model)
+        self._book = self._open_book()
+        self._frames = FrameQueue(config.queue)
+        self._writer = Writer(
+            engine,
+            line=config.line,
+            max_results=config.storage.max_results,
+            on_failure=self._stop.set,
+            on_commit=self._count_committed,
+        )
+        self._ingest_beat = self._health.watch("ingest", THREAD_MAX_AGE_S)
+        self._inspection_beat = self._health.watch("inspection", THREAD_MAX_AGE_S)
+        self._writer_beat = self._health.watch("writer", THREAD_MAX_AGE_S)
+        self._subscriber = self._open_subscriber()
+        self._ingest = Worker("ingest", self._subscriber.run, on_failure=self._stop.set)
+        self._inspection = Worker("inspection", self._loop().run, on_failure=self._stop.set)
+
+    def run(self) -> int:
+        """Start from sink to source, watch, stop from source to sink."""
+        self._install_signals()
+        self._publish_status()
+        names = [category.class_name for category in self._config.categories.values()]
+        self._slot.warm_up(self._config.batch.max_batch_size, names)
+        self._subscriber.open()
+        self._writer.start()
+        self._report_holes()
+        for heartbeat in (self._ingest_beat, self._inspection_beat):
+            heartbeat.beat()  # loading may have taken longer than the watchdog's patience
+        self._inspection.start()
+        self._ingest.start()
+        self._health.set_state(State.READY)
+        self._notifier.ready(f"inspecting with {self._slot.version}")
+        logger.info(
+            "ready",
+            extra={
+                "line": self._config.line,
+                "model": self._slot.version,
+                "endpoints": list(self._subscriber.endpoints),
+                "database": hide_password(self._config.storage.url),
+            },
+        )
+        self._watch()
+        return self._shut_down()
+
+    # -- building ------------------------------------------------------------------------------
+
+    def _open_book(self) -> CalibrationBook:
+        """Register the model version and take up calibrations and learning where they stood."""
+        version, card = self._slot.version, self._slot.card
+        self._health.set_model_version(version)
+        with write_transaction(self._engine) as connection:
+            repository.ensure_model_version(
+                connection,
+                name=version,
+                method=card.method.method,
+                backbone=card.backbone.name,
+                card_json=card.model_dump_json(),
+                now=_utc_now(),
+            )
+        learned = {}
+        with self._engine.connect() as connection:
+            calibrations = repository.current_calibrations(connection, version)
+            for name in self._config.categories:
+                stored = repository.learning_scores(connection, name, version)
+                learned[name] = list(zip(stored.pred_scores, stored.map_peaks, strict=True))
+        return CalibrationBook(
+            model_version=version,
+            categories=self._config.categories,
+            calibrations=calibrations,
+            learned=learned,
+            now=_utc_now,
+        )
+
+    def _open_subscriber(self) -> Subscriber:
+        with self._engine.connect() as connection:
+            last_seqs = repository.last_sequences(connection, _utc_now() - SEQUENCE_MEMORY)
+        return Subscriber(
+            sources=self._config.sources,
+            cameras=self._config.cameras,
+            categories=self._config.categories,
+            limits=self._config.limits,
+            frames=self._frames,
+            on_loss=self._put_from_ingest,
+            on_error=lambda error: self._put_from_ingest(self._as_inspection(error)),
+            beat=self._ingest_beat.beat,
+            utc_now=_utc_now,
+            clock=time.monotonic,
+            last_seqs=last_seqs,
+        )
+
+    def _loop(self) -> InspectionLoop:
+        batch = self._config.batch
+        inspector = Inspector(
+            infer=self._slot.infer,
+            model_version=self._slot.version,
+            categories=self._config.categories,
+            storage=self._config.storage,
+            book=self._book,
+            clock=time.monotonic,
+            now=_utc_now,
+            on_batch=self._health.count_batch,
+        )
+        return InspectionLoop(
+            frames=self._frames,
+            batcher=Batcher(
+                max_size=batch.max_batch_size, max_wait_s=batch.max_queue_delay_ms / 1000
+            ),
+            inspect=inspector.inspect,
+            sink=self._put_from_inspection,
+            beat=self._inspection_beat.beat,
+            clock=time.monotonic,
+        )
+
+    # -- joints --------------------------------------------------------------------------------
+
+    def _put_from_ingest(self, result: Result) -> None:
+        self._writer.put(result, on_wait=self._ingest_beat.beat)
+
+    def _put_from_inspection(self, result: Result) -> None:
+        self._writer.put(result, on_wait=self._inspection_beat.beat)
+        if isinstance(result, Calibration):
+            self._log_calibration(result)
+
+    def _as_inspection(self, error: ErrorFrame) -> Inspection:
+        """An identified frame that cannot be inspected is a row, so that it can be found."""
+        return Inspection(
+            info=error.info,
+            verdict=Verdict.ERROR,
+            model_version=self._slot.version,
+            decided_utc=_utc_now(),
+            frame_to_verdict_s=time.monotonic() - error.info.received_at,
+            error_reason=error.reason,
+            error_detail=error.detail,
+        )
+
+    def _count_committed(self, results: Sequence[Result]) -> None:
+        """Counted when it is in the database, not before."""
+        for result in results:
+            match result:
+                case Inspection():
+                    self._health.count_inspection(result)
+                case FrameLoss():
+                    self._health.count_loss(result)
+                case Calibration():
+                    pass
+
+    def _log_calibration(self, made: Calibration) -> None:
+        logger.info(
+            "category calibrated",
+            extra={
+                "category": made.category,
+                "review_threshold": made.review_threshold,
+                "ng_threshold": made.ng_threshold,
+                "frames": made.n_frames,
+                "is_supported": made.is_supported,
+                "source": made.source,
+            },
+        )
+
+    def _report_holes(self) -> None:
+        """What a crash took between receipt and commit becomes a counted gap."""
+        since = _utc_now() - SEQUENCE_MEMORY
+        with self._engine.connect() as connection:
+            holes = repository.missing_sequences(connection, since)
+        for hole in holes:
+            self._writer.put(
+                FrameLoss(
+                    LossReason.GAP,
+                    _utc_now(),
+                    "received before the last stop but not stored",
+                    camera=hole.camera,
+                    epoch=hole.epoch,
+                    first_seq=hole.first_seq,
+                    last_seq=hole.last_seq,
+                )
+            )
+        if holes:
+            logger.warning("frames of the last run were not stored", extra={"runs": len(holes)})
+
+    # -- running -------------------------------------------------------------------------------
+
+    def _install_signals(self) -> None:
+        def request_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            if number == signal.SIGINT and self._stop.is_set():
+                os._exit(130)  # the second Ctrl-C: somebody is in a hurry
+            self._stop.set()
+
+        signal.signal(signal.SIGTERM, request_stop)
+        signal.signal(signal.SIGINT, request_stop)
+
+    def _watch(self) -> None:
+        """Feed the watchdog only while every thread moves; take over new calibrations."""
+        next_check_at = time.monotonic() + CALIBRATION_CHECK_S
+        while not self._stop.wait(TICK_S):
+            self._publish_status()
+            now = time.monotonic()
+            self._writer_beat.beat_at(self._writer.last_progress)
+            if dead := self._health.dead_threads(now):
+                logger.error("threads without progress", extra={"workers": dead})
+                continue
+            self._notifier.watchdog()
+            if now >= next_check_at:
+                next_check_at = now + CALIBRATION_CHECK_S
+                self._take_over_calibrations()
+
+    def _take_over_calibrations(self) -> None:
+        try:
+            with self._engine.connect() as connection:
+                current = repository.current_calibrations(connection, self._slot.version)
+        except OperationalError as error:  # the database is away; the writer retries, so do we
+            logger.warning("calibrations not read", extra={"error": str(error.orig)})
+            return
+        for name in self._book.replace(current):
+            self._log_calibration(current[name])
+
+    def _publish_status(self) -> None:
+        for name, camera in self._subscriber.counters().cameras.items():
+            self._health.set_received(name, camera.received, camera.last_received_utc)
+        self._health.set_queue_frames(len(self._frames))
+        writer = self._writer.counters
+        self._health.set_counter("write_retries", writer.retries)
+        self._health.set_counter("write_duplicates", writer.duplicates)
+        try:
+            write_status(
+                self._status_path, self._health.snapshot(time.monotonic(), datetime.now(UTC))
+            )
+        except OSError as error:  # a full or vanished run_dir must not stop inspection
+            logger.warning("status not written", extra={"error": str(error)})
+
+    def _shut_down(self) -> int:
+        """Stop from source to sink, so that nothing received is lost."""
+        logger.info("stopping")
+        self._health.set_state(State.STOPPING)
+        self._notifier.stopping("draining")
+        self._publish_status()
+        failed = False
+        for worker, limit_s in (
+            (self._ingest, INGEST_STOP_S),
+            (self._inspection, INSPECTION_STOP_S),
+        ):
+            worker.request_stop()
+            if not self._join(worker, limit_s):
+                logger.error("thread did not stop", extra={"worker": worker.name})
+                failed = True
+            failed = failed or worker.error is not None
+        try:
+            self._writer.stop(WRITER_STOP_S)
+        except StorageError:
+            logger.exception("results not stored")
+            failed = True
+        self._publish_status()
+        self._status_path.unlink(missing_ok=True)
+        logger.info("stopped", extra={"failed": failed})
+        return 1 if failed else 0
+
+    def _join(self, worker: Worker, limit_s: float) -> bool:
+        """Wait for a thread to drain; the watchdog is fed, for this wait has a limit of its own."""
+        give_up_at = time.monotonic() + limit_s
+        while not worker.join(TICK_S):
+            self._notifier.watchdog()
+            self._publish_status()
+            if time.monotonic() >= give_up_at:
+                return False
+        return True
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

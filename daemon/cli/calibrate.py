@@ -1,0 +1,136 @@
+"""`zsad calibrate`: thresholds of a category from OK parts, stored frames or images."""
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import track
+
+from daemon.config import CategoryConfig, Config
+from daemon.config_file import load_config
+from daemon.core import Calibration
+from daemon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from daemon.inspection.detector_slot import DetectorSlot
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `calibrate`."""
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="set a category's thresholds from OK parts; a running daemon takes them over",
+    )
+    parser.add_argument(
+        "images",
+        nargs="*",
+        type=Path,
+        help="images of OK parts, or folders of them; none: the stored LEARNING frames of the "
+        "category, which must all have been OK parts",
+    )
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--category", required=True)
+    parser.set_defaults(run=_run_calibrate)
+
+
+def _run_calibrate(args: argparse.Namespace) -> int:
+    from daemon.inspection.calibration import calibrate
+    from daemon.inspection.detector_slot import DetectorSlot
+    from daemon.storage import repository, revision
+    from daemon.storage.database import open_database, write_transaction
+
+    console = Console()
+    config = load_config(args.config)
+    policy = _policy(config, args.category)
+    engine = open_database(config.storage, args.config.resolve().parent, os.environ)
+    try:
+        revision.require_current(engine)
+        slot = DetectorSlot(config.model)
+        if args.images:
+            scores, peaks = _score_images(slot, args.images, policy.class_name)
+            source = f"{len(scores)} images"
+        else:
+            with engine.connect() as connection:
+                stored = repository.learning_scores(connection, args.category, slot.version)
+            scores, peaks = list(stored.pred_scores), list(stored.map_peaks)
+            source = f"{len(scores)} stored LEARNING frames"
+        try:
+            made = calibrate(
+                category=args.category,
+                model_version=slot.version,
+                scores=scores,
+                map_peaks=peaks,
+                review_rate=policy.review_rate,
+                ng_rate=policy.ng_rate,
+                source=source,
+                now=datetime.now(UTC),
+            )
+        except ValueError as error:
+            raise ConfigError(f"no calibration from {source}: {error}") from error
+        with write_transaction(engine) as connection:
+            repository.ensure_model_version(
+                connection,
+                name=slot.version,
+                method=slot.card.method.method,
+                backbone=slot.card.backbone.name,
+                card_json=slot.card.model_dump_json(),
+                now=made.created_utc,
+            )
+            repository.add_calibration(connection, made)
+    finally:
+        engine.dispose()
+    _print(console, made)
+    return 0
+
+
+def _policy(config: Config, category: str) -> CategoryConfig:
+    if category not in config.categories:
+        known = ", ".join(sorted(config.categories))
+        raise ConfigError(f"category {category!r} is not configured; configured are: {known}")
+    return config.categories[category]
+
+
+def _score_images(
+    slot: "DetectorSlot", paths: list[Path], class_name: str
+) -> tuple[list[float], list[float]]:
+    """Score and map peak of every image; one that does not open stops the command."""
+    from zsad.image_files import DataError, load_image
+
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if path.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not files:
+        raise ConfigError(f"no image in {', '.join(str(path) for path in paths)}")
+    scores, peaks = [], []
+    for file in track(files, description="Scoring OK parts", console=Console(stderr=True)):
+        try:
+            image = load_image(file)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+        ((score, anomaly_map),) = slot.infer([image], [class_name])
+        scores.append(score)
+        peaks.append(float(anomaly_map.max()))
+    return scores, peaks
+
+
+def _print(console: Console, made: Calibration) -> None:
+    from daemon.inspection.calibration import frames_needed
+
+    console.print(
+        f"{made.category}: REVIEW from {made.review_threshold:.4f}, NG from "
+        f"{made.ng_threshold:.4f} ({made.n_frames} OK frames, model {made.model_version})"
+    )
+    if not made.is_supported:
+        console.print(
+            f"Only {made.n_frames} OK frames: ng_rate {made.ng_rate} needs "
+            f"{frames_needed(made.ng_rate)}. Until then NG starts just above the highest OK "
+            f"score; expect up to {1 / (made.n_frames + 1):.1%} false rejects."
+        )

@@ -1,0 +1,77 @@
+"""Entry point of `zsad`: parses the command line, runs one command, turns errors into sentences."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from rich.console import Console
+
+from daemon.cli import (
+    calibrate,
+    database,
+    demo,
+    evaluate,
+    operate,
+    publish,
+    query,
+    report,
+    run,
+    train,
+)
+from daemon.errors import ConfigError, ModelError, StorageError
+from daemon.ownership import ForeignPackageError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 fine, 1 failed, 2 wrong usage or configuration.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        result: int = arguments.run(arguments)
+    except (ConfigError, ModelError, StorageError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"zsad: {error}", markup=False, highlight=False)
+        return error.exit_code if isinstance(error, ForeignPackageError) else EXIT_USAGE
+    except BrokenPipeError:  # `zsad ... | head`
+        sys.stderr.close()
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zsad",
+        description="Zero-shot visual inspection for production lines.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.",
+    )
+    parser.add_argument("--version", action="version", version=f"zsad {version('zsad')}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (
+        run,
+        operate,
+        calibrate,
+        publish,
+        report,
+        query,
+        database,
+        evaluate,
+        train,
+        demo,
+    ):
+        module.add_commands(subparsers)
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())
