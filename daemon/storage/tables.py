@@ -1,10 +1,12 @@
 """The database schema, the same on SQLite and PostgreSQL. Migrations in `migrations/` build it."""
 
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Dialect,
     Float,
     ForeignKey,
@@ -33,7 +35,7 @@ class UtcMicros(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
         """Refuses naive datetimes."""
         if value is None:
             return None
@@ -41,7 +43,7 @@ class UtcMicros(TypeDecorator[datetime]):
             raise ValueError(f"naive datetime {value!r}; times are stored in UTC")
         return (value - _EPOCH) // timedelta(microseconds=1)
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Aware UTC datetime."""
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
@@ -58,17 +60,22 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcMicros, str: Text}
+    type_annotation_map: ClassVar = {datetime: UtcMicros, str: Text}
 
 
 class DaemonRunRow(Base):
-    """One start of the daemon; `stopped_utc` stays null after a crash."""
+    """One start of the daemon; `stopped_utc` stays null after a crash.
+
+    `last_batch` numbers the writer's transactions: a batch whose COMMIT was sent but never
+    acknowledged is recognised when it is repeated.
+    """
 
     __tablename__ = "daemon_run"
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     line: Mapped[str]
     started_utc: Mapped[datetime]
     stopped_utc: Mapped[datetime | None]
+    last_batch: Mapped[int] = mapped_column(BigInteger)
 
 
 class ModelVersionRow(Base):
@@ -107,6 +114,9 @@ class InspectionRow(Base):
     __tablename__ = "inspection"
     __table_args__ = (
         UniqueConstraint("camera", "epoch", "seq"),
+        CheckConstraint(
+            "(verdict = 'ERROR') = (error_reason IS NOT NULL)", name="error_has_reason"
+        ),
         Index("ix_inspection_received_utc", "received_utc"),
         Index(
             "ix_inspection_ng",
@@ -134,6 +144,7 @@ class InspectionRow(Base):
     map_peak: Mapped[float | None] = mapped_column(Float)
     review_threshold: Mapped[float | None] = mapped_column(Float)
     ng_threshold: Mapped[float | None] = mapped_column(Float)
+    map_threshold: Mapped[float | None] = mapped_column(Float)
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     width_px: Mapped[int | None] = mapped_column(Integer)
     height_px: Mapped[int | None] = mapped_column(Integer)
@@ -163,7 +174,7 @@ class ThumbnailRow(Base):
 
     __tablename__ = "thumbnail"
     inspection_id: Mapped[int] = mapped_column(
-        ForeignKey("inspection.id", ondelete="CASCADE"), primary_key=True
+        ForeignKey("inspection.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     photo_jpeg: Mapped[bytes] = mapped_column(LargeBinary)
     overlay_jpeg: Mapped[bytes] = mapped_column(LargeBinary)
@@ -174,7 +185,10 @@ class FrameLossRow(Base):
     """Frames without an inspection row: gaps, and received frames that could not be inspected."""
 
     __tablename__ = "frame_loss"
-    __table_args__ = (Index("ix_frame_loss_lost_utc", "lost_utc"),)
+    __table_args__ = (
+        Index("ix_frame_loss_lost_utc", "lost_utc"),
+        Index("ix_frame_loss_camera_epoch_last_seq", "camera", "epoch", "last_seq"),
+    )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     line: Mapped[str] = mapped_column(String(64))
     reason: Mapped[str] = mapped_column(String(32))

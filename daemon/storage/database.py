@@ -1,0 +1,198 @@
+"""Opens the database of the configuration and hands out transactions. Knows no table.
+
+SQLite runs in WAL mode with synchronous=FULL, so a commit survives a power loss; writers take
+the write lock at BEGIN, because a SQLite read transaction cannot become a writing one.
+"""
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+from daemon.config import StorageConfig
+from daemon.errors import StorageError
+from daemon.storage.mounts import network_file_system
+
+SQLITE_MIN = (3, 35, 0)
+"""First SQLite with INSERT ... RETURNING."""
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_TEMPORARY_SQLITE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+_TEMPORARY_SQLSTATE = re.compile(
+    "08...|53..."  # connection exceptions; out of disk, memory or connections
+    "|57P0[123]"  # shut down by an administrator, crashed, starting up
+    "|55P03|40001|40P01"  # lock timeout, serialization failure, deadlock
+)
+
+
+def open_database(
+    storage: StorageConfig,
+    base_dir: Path,
+    environ: Mapping[str, str],
+    *,
+    busy_timeout_s: float = 5.0,
+) -> Engine:
+    """Open the configured database and connect once, so that a wrong one stops the start.
+
+    Args:
+        storage: Its `url` is resolved as in `resolve_url`.
+        base_dir: Folder of the configuration file.
+        environ: Where `${NAME}` is looked up.
+        busy_timeout_s: How long one statement waits for another connection's lock.
+
+    Raises:
+        StorageError: The URL, file, server or credentials cannot be used.
+    """
+    url = resolve_url(storage.url, base_dir, environ)
+    if url.get_backend_name() == "sqlite":
+        _prepare_file(Path(str(url.database)))
+        engine = _sqlite_engine(url, busy_timeout_s)
+    else:
+        engine = _postgresql_engine(url, busy_timeout_s)
+    try:
+        with engine.connect():
+            pass
+    except DBAPIError as error:
+        engine.dispose()
+        shown = url.render_as_string(hide_password=True)
+        raise StorageError(f"storage.url {shown}: {error.orig}") from error
+    return engine
+
+
+def resolve_url(url: str, base_dir: Path, environ: Mapping[str, str]) -> URL:
+    """The URL to connect to: variables filled in, driver named, SQLite path absolute.
+
+    `${NAME}` may stand for the whole URL or inside user, password, host, database and query;
+    there its value needs no URL quoting.
+
+    Raises:
+        StorageError: Unreadable, an unset variable, or neither a SQLite file nor PostgreSQL.
+    """
+
+    def fill(text: str) -> str:
+        return _VARIABLE.sub(lambda match: _lookup(match[1], environ), text)
+
+    try:
+        parsed = make_url(fill(url) if _VARIABLE.fullmatch(url) else url)
+    except (ArgumentError, ValueError) as error:
+        # not quoted: an unreadable URL may hold a password anywhere
+        raise StorageError(
+            "storage.url is not a database URL; expected sqlite:///file.db or "
+            "postgresql://user:${PASSWORD}@host/database"
+        ) from error
+    parsed = parsed.set(
+        username=fill(parsed.username) if parsed.username else None,
+        password=fill(str(parsed.password)) if parsed.password else None,
+        host=fill(parsed.host) if parsed.host else None,
+        database=fill(parsed.database) if parsed.database else None,
+        query={
+            key: fill(value) if isinstance(value, str) else tuple(map(fill, value))
+            for key, value in parsed.query.items()
+        },
+    )
+    match parsed.drivername:
+        case "sqlite" | "sqlite+pysqlite":
+            return _resolve_sqlite(parsed, base_dir)
+        case "postgresql" | "postgresql+psycopg":
+            return parsed.set(drivername="postgresql+psycopg")
+        case other:
+            raise StorageError(
+                f"storage.url: {other!r} is not supported; use sqlite:/// or postgresql://"
+            )
+
+
+@contextmanager
+def write_transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction that may write; commits at the end, or rolls back."""
+    connection = engine.connect().execution_options(sqlite_begin="IMMEDIATE")
+    with connection, connection.begin():
+        yield connection
+
+
+def is_temporary(error: DBAPIError) -> bool:
+    """Whether the same statement may succeed later: locked, full, or the connection lost.
+
+    A full disk counts, because writing goes on by itself once someone has made space.
+    """
+    if isinstance(error.orig, sqlite3.Error):
+        code: int = getattr(error.orig, "sqlite_errorcode", 0)
+        return code & 0xFF in _TEMPORARY_SQLITE  # the low byte is the primary code
+    if error.connection_invalidated:
+        return True
+    if not isinstance(error, OperationalError):
+        return False
+    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+    # an OperationalError without a state never reached the server
+    return sqlstate is None or _TEMPORARY_SQLSTATE.fullmatch(sqlstate) is not None
+
+
+def _lookup(name: str, environ: Mapping[str, str]) -> str:
+    if name not in environ:
+        raise StorageError(f"storage.url: the environment variable {name!r} is not set")
+    return environ[name]
+
+
+def _resolve_sqlite(url: URL, base_dir: Path) -> URL:
+    if url.database in (None, "", ":memory:") or str(url.database).startswith("file:"):
+        raise StorageError("storage.url: results need a SQLite file, such as sqlite:///zsad.db")
+    path = (base_dir / str(url.database)).resolve()
+    return url.set(drivername="sqlite", database=str(path))
+
+
+def _prepare_file(path: Path) -> None:
+    """Create the folder and an empty file that others cannot read; refuse a network drive."""
+    if sqlite3.sqlite_version_info < SQLITE_MIN:
+        wanted = ".".join(map(str, SQLITE_MIN))
+        raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old; at least {wanted} needed")
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        mounts = Path("/proc/mounts")
+        kind = network_file_system(path, mounts.read_text()) if mounts.exists() else None
+        if kind is not None:
+            raise StorageError(
+                f"{path} is on a network file system ({kind}), where SQLite's locks are not "
+                "reliable; use a local disk or PostgreSQL"
+            )
+        # WAL and shared memory files take over the mode of the database file
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o640))
+    except OSError as error:
+        raise StorageError(f"database file {path}: {error.strerror}") from error
+
+
+def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": busy_timeout_s})
+
+    @event.listens_for(engine, "connect")
+    def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # BEGIN comes from `_begin`, not from the driver
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        options: Mapping[str, Any] = connection.get_execution_options()
+        connection.exec_driver_sql(f"BEGIN {options.get('sqlite_begin', 'DEFERRED')}")
+
+    return engine
+
+
+def _postgresql_engine(url: URL, busy_timeout_s: float) -> Engine:
+    return create_engine(
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,  # a server restart between two batches goes unnoticed
+        connect_args={
+            "application_name": "zsad",
+            "connect_timeout": 10,
+            "tcp_user_timeout": 15_000,  # ms; a host that vanished shows after this, not in hours
+            "options": f"-c lock_timeout={round(busy_timeout_s * 1000)}",
+        },
+    )

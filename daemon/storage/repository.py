@@ -1,0 +1,301 @@
+"""What is written to and asked of the database by the daemon; readers of reports ask elsewhere.
+
+Every function works in the caller's transaction. Nothing here decides or retries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from daemon.core import Calibration, FrameId, FrameLoss, Inspection, Verdict
+from daemon.errors import StorageError
+from daemon.storage import rows
+from daemon.storage.tables import (
+    CalibrationRow,
+    DaemonRunRow,
+    FrameLossRow,
+    InspectionRow,
+    ModelVersionRow,
+    RegionRow,
+    ThumbnailRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a call of `add_results` wrote.
+
+    Attributes:
+        duplicates: Frames that already had an inspection row; that row was left as it was.
+    """
+
+    inspections: int
+    losses: int
+    duplicates: tuple[FrameId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LearningScores:
+    """Raw scores of LEARNING frames, oldest first; the two have the same length."""
+
+    pred_scores: tuple[float, ...]
+    map_peaks: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRange:
+    """Numbers of one camera's epoch with neither an inspection nor a loss; both ends inclusive."""
+
+    camera: str
+    epoch: int
+    first_seq: int
+    last_seq: int
+
+
+def start_run(connection: Connection, line: str, now: datetime) -> int:
+    """Note a start of the daemon; the id is needed by `claim_batch` and `stop_run`."""
+    statement = (
+        insert(DaemonRunRow)
+        .values(line=line, started_utc=now, last_batch=0)
+        .returning(DaemonRunRow.id)
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def stop_run(connection: Connection, run_id: int, now: datetime) -> None:
+    """Note a clean stop; a run without one crashed or still runs."""
+    connection.execute(
+        update(DaemonRunRow).where(DaemonRunRow.id == run_id).values(stopped_utc=now)
+    )
+
+
+def claim_batch(connection: Connection, run_id: int, number: int) -> bool:
+    """Whether batch `number` (counted from 1) of this run still has to be written.
+
+    False where an earlier attempt was committed although its answer never arrived.
+
+    Raises:
+        StorageError: The run's row is gone.
+    """
+    claimed = connection.execute(
+        update(DaemonRunRow)
+        .where(DaemonRunRow.id == run_id, DaemonRunRow.last_batch < number)
+        .values(last_batch=number)
+    )
+    if claimed.rowcount == 1:
+        return True
+    if connection.scalar(select(DaemonRunRow.id).where(DaemonRunRow.id == run_id)) is None:
+        raise StorageError(f"daemon_run {run_id} was deleted while its daemon runs; start it again")
+    return False
+
+
+def ensure_model_version(
+    connection: Connection,
+    *,
+    name: str,
+    method: str,
+    backbone: str,
+    card_json: str,
+    now: datetime,
+) -> int:
+    """The id of a model version, registered if it is new; a known one is left as it is."""
+    row = {
+        "name": name,
+        "method": method,
+        "backbone": backbone,
+        "card_json": card_json,
+        "first_used_utc": now,
+    }
+    connection.execute(_insert_or_skip(connection, ModelVersionRow).values(row))
+    return _model_version_ids(connection, {name})[name]
+
+
+def add_calibration(connection: Connection, calibration: Calibration) -> int:
+    """Put a calibration in force for its category and model version; older ones stay as history.
+
+    Raises:
+        StorageError: The model version was never registered.
+    """
+    version = calibration.model_version
+    model_version_id = _model_version_ids(connection, {version})[version]
+    statement = (
+        insert(CalibrationRow)
+        .values(rows.of_calibration(calibration, model_version_id))
+        .returning(CalibrationRow.id)
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def current_calibrations(connection: Connection, model_version: str) -> dict[str, Calibration]:
+    """The newest calibration of each category under a model version."""
+    newest = (
+        select(func.max(CalibrationRow.id))
+        .join(ModelVersionRow, ModelVersionRow.id == CalibrationRow.model_version_id)
+        .where(ModelVersionRow.name == model_version)
+        .group_by(CalibrationRow.category)
+    )
+    found = connection.execute(
+        select(CalibrationRow.__table__).where(CalibrationRow.id.in_(newest))
+    )
+    return {row.category: rows.to_calibration(row, model_version) for row in found}
+
+
+def learning_scores(connection: Connection, category: str, model_version: str) -> LearningScores:
+    """Scores of the frames seen while the category had no calibration, oldest first."""
+    found = connection.execute(
+        select(InspectionRow.pred_score, InspectionRow.map_peak)
+        .join(ModelVersionRow, ModelVersionRow.id == InspectionRow.model_version_id)
+        .where(
+            ModelVersionRow.name == model_version,
+            InspectionRow.category == category,
+            InspectionRow.verdict == Verdict.LEARNING,
+            InspectionRow.pred_score.is_not(None),
+            InspectionRow.map_peak.is_not(None),
+        )
+        .order_by(InspectionRow.id)
+    ).all()
+    return LearningScores(
+        pred_scores=tuple(row.pred_score for row in found),
+        map_peaks=tuple(row.map_peak for row in found),
+    )
+
+
+def add_results(
+    connection: Connection, line: str, results: Sequence[Inspection | FrameLoss]
+) -> Stored:
+    """Write inspections with their regions and pictures, and losses.
+
+    A frame that has a row already is skipped with its regions and pictures, and reported.
+
+    Raises:
+        StorageError: An inspection names a model version that was never registered.
+    """
+    inspections = [result for result in results if isinstance(result, Inspection)]
+    losses = [result for result in results if isinstance(result, FrameLoss)]
+    duplicates = _add_inspections(connection, line, inspections) if inspections else ()
+    if losses:
+        connection.execute(insert(FrameLossRow), [rows.of_loss(line, loss) for loss in losses])
+    return Stored(
+        inspections=len(inspections) - len(duplicates),
+        losses=len(losses),
+        duplicates=duplicates,
+    )
+
+
+def last_sequences(connection: Connection, since: datetime) -> dict[tuple[str, int], int]:
+    """The highest number stored, by (camera, epoch), of epochs with an entry since then."""
+    inspected = (
+        select(InspectionRow.camera, InspectionRow.epoch, func.max(InspectionRow.seq))
+        .where(InspectionRow.received_utc >= since)
+        .group_by(InspectionRow.camera, InspectionRow.epoch)
+    )
+    lost = (
+        select(FrameLossRow.camera, FrameLossRow.epoch, func.max(FrameLossRow.last_seq))
+        .where(
+            FrameLossRow.lost_utc >= since,
+            FrameLossRow.camera.is_not(None),
+            FrameLossRow.epoch.is_not(None),
+            FrameLossRow.last_seq.is_not(None),
+        )
+        .group_by(FrameLossRow.camera, FrameLossRow.epoch)
+    )
+    last: dict[tuple[str, int], int] = {}
+    for camera, epoch, seq in [*connection.execute(inspected), *connection.execute(lost)]:
+        last[camera, epoch] = max(seq, last.get((camera, epoch), seq))
+    return last
+
+
+def missing_sequences(
+    connection: Connection, since: datetime, depth: int = 4096
+) -> list[MissingRange]:
+    """Holes below the last stored number of each epoch with an entry since then.
+
+    After a clean stop there are none. After a crash these are the frames that were received
+    but not committed while later ones (a loss, another batch) were.
+
+    Args:
+        depth: How far below the last number to look; more than all queues can hold together.
+    """
+    missing: list[MissingRange] = []
+    for (camera, epoch), last in sorted(last_sequences(connection, since).items()):
+        begin = max(0, last - depth + 1)
+        entries = _accounted(connection, camera, epoch, begin)
+        expected = max(begin, entries[0][0])  # an epoch's first number may be unknown to us
+        for first, end in entries:
+            if first > expected:
+                missing.append(MissingRange(camera, epoch, expected, first - 1))
+            expected = max(expected, end + 1)
+    return missing
+
+
+def _add_inspections(
+    connection: Connection, line: str, inspections: Sequence[Inspection]
+) -> tuple[FrameId, ...]:
+    """Insert with children; returns the frames that were there already or came twice."""
+    model_ids = _model_version_ids(connection, {item.model_version for item in inspections})
+    inserted = connection.execute(
+        _insert_or_skip(connection, InspectionRow).returning(
+            InspectionRow.id, InspectionRow.camera, InspectionRow.epoch, InspectionRow.seq
+        ),
+        [rows.of_inspection(line, item, model_ids[item.model_version]) for item in inspections],
+    )
+    ids = {FrameId(row.camera, row.epoch, row.seq): row.id for row in inserted}
+    regions: list[rows.Values] = []
+    thumbnails: list[rows.Values] = []
+    duplicates: list[FrameId] = []
+    for item in inspections:
+        # popped, so that the second of two equal frames in one batch finds nothing
+        inspection_id = ids.pop(item.info.frame_id, None)
+        if inspection_id is None:
+            duplicates.append(item.info.frame_id)
+            continue
+        regions += [rows.of_region(inspection_id, region) for region in item.regions]
+        if item.thumbnails is not None:
+            thumbnails.append(rows.of_thumbnails(inspection_id, item.thumbnails))
+    if regions:
+        connection.execute(insert(RegionRow), regions)
+    if thumbnails:
+        connection.execute(insert(ThumbnailRow), thumbnails)
+    return tuple(duplicates)
+
+
+def _accounted(
+    connection: Connection, camera: str, epoch: int, begin: int
+) -> list[tuple[int, int]]:
+    """Inclusive ranges that reach `begin` or beyond, in order of their first number."""
+    inspected = select(InspectionRow.seq, InspectionRow.seq).where(
+        InspectionRow.camera == camera, InspectionRow.epoch == epoch, InspectionRow.seq >= begin
+    )
+    lost = select(FrameLossRow.first_seq, FrameLossRow.last_seq).where(
+        FrameLossRow.camera == camera,
+        FrameLossRow.epoch == epoch,
+        FrameLossRow.last_seq >= begin,
+        FrameLossRow.first_seq.is_not(None),
+    )
+    found = [*connection.execute(inspected), *connection.execute(lost)]
+    return sorted((first, last) for first, last in found)
+
+
+def _model_version_ids(connection: Connection, names: set[str]) -> dict[str, int]:
+    found = connection.execute(
+        select(ModelVersionRow.name, ModelVersionRow.id).where(ModelVersionRow.name.in_(names))
+    )
+    ids = {row.name: row.id for row in found}
+    if missing := names - ids.keys():
+        raise StorageError(
+            f"model versions {sorted(missing)} are not registered in this database; "
+            "results and calibrations belong to a version that has run here"
+        )
+    return ids
+
+
+def _insert_or_skip(
+    connection: Connection, table: type[InspectionRow | ModelVersionRow]
+) -> postgresql.Insert | sqlite.Insert:
+    """INSERT that leaves out rows whose unique key is taken."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()

