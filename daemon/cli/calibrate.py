@@ -17,8 +17,6 @@ from daemon.errors import ConfigError
 if TYPE_CHECKING:
     from daemon.inspection.detector_slot import DetectorSlot
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `calibrate`."""
@@ -99,6 +97,7 @@ def _score_images(
     slot: "DetectorSlot", paths: list[Path], class_name: str
 ) -> tuple[list[float], list[float]]:
     """Score and map peak of every image; one that does not open stops the command."""
+    from zsad.data import IMAGE_SUFFIXES
     from zsad.image_files import DataError, load_image
 
     files = [

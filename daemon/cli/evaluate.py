@@ -1,0 +1,190 @@
+"""`zsad test`: a detector's metrics on a labelled data set. Also brings in `zsad predict`."""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from daemon.cli import predict
+from daemon.cli.arguments import positive_int
+from daemon.cli.output import make_parent, progress_bar, warn, write_file
+from daemon.cli.ready_detector import ReadyDetector, add_model_arguments, load_ready
+from daemon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zsad.data import Sample
+    from zsad.evaluate import EvalReport
+
+_ONE_LINE_TITLES_WIDTH = 120
+_SHEET_ENTRIES = 12
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `test` and `predict`."""
+    parser = subparsers.add_parser("test", help="measure a detector on a labelled data set")
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
+    parser.add_argument(
+        "--layout",
+        choices=("mvtec", "folder", "jsonl", "meta"),
+        required=True,
+        help="mvtec: ROOT/<category>/test/<defect>, ground_truth/<defect>; folder: normal, "
+        "abnormal, mask; jsonl: ROOT/test.jsonl (AA-CLIP); meta: ROOT/meta.json (AnomalyCLIP)",
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the metrics as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table as Markdown")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="OUT.png", help="write images, masks and heat maps to look at"
+    )
+    parser.add_argument(
+        "--limit-per-category",
+        type=positive_int,
+        metavar="N",
+        help="measure only N images of each category: quick, but not the data set's figures",
+    )
+    parser.set_defaults(run=_run_test)
+    predict.add_commands(subparsers)
+
+
+def _run_test(args: argparse.Namespace) -> int:
+    for path in (args.json, args.markdown, args.sheet):
+        make_parent(path)
+    samples = read_samples(args)
+    return measure(load_ready(args), samples, args, Console())
+
+
+def read_samples(args: argparse.Namespace) -> "list[Sample]":
+    """Read and check the data set that the arguments name, before a detector is loaded.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    from zsad.data import check_samples, limit_per_category, read_dataset
+    from zsad.image_files import DataError
+
+    try:
+        samples = read_dataset(args.data, args.layout, warn=warn)
+        if args.limit_per_category is not None:
+            kept = limit_per_category(samples, args.limit_per_category)
+            warn(f"{_subsampling(args)}: {len(kept)} of {len(samples)} images")
+            samples = kept
+        with progress_bar("Checking files") as advance:
+            check_samples(samples, warn=warn, progress=advance)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    return samples
+
+
+def measure(
+    ready: ReadyDetector, samples: "Sequence[Sample]", args: argparse.Namespace, console: Console
+) -> int:
+    """Evaluate, print the table, write what was asked for.
+
+    Raises:
+        ConfigError: an image turned out to be damaged.
+    """
+    from zsad.evaluate import evaluate
+    from zsad.image_files import DataError
+
+    try:
+        with progress_bar("Testing") as advance:
+            report = evaluate(
+                ready.detector,
+                samples,
+                mean=ready.mean,
+                std=ready.std,
+                batch_size=args.batch,
+                device=ready.device,
+                warn=warn,
+                progress=advance,
+            )
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    title = f"{args.data.resolve().name}, {ready.version}, {ready.detector.input_size} px"
+    if args.limit_per_category is not None:
+        title += f" - {_subsampling(args)}"
+    console.print(_table(report, title, console.width))
+    if args.json is not None:
+        write_file(args.json, (json.dumps(report.to_json(), indent=2) + "\n").encode())
+    if args.markdown is not None:
+        write_file(args.markdown, f"{title}\n\n{report.to_markdown()}".encode())
+    if args.sheet is not None:
+        write_file(args.sheet, _sheet(ready, samples, args.batch, title))
+    for path in (args.json, args.markdown, args.sheet):
+        if path is not None:
+            console.print(f"written: {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _subsampling(args: argparse.Namespace) -> str:
+    return f"SUBSAMPLED to {args.limit_per_category} images a category, not the set's own figures"
+
+
+def _table(report: "EvalReport", title: str, width: int) -> Table:
+    from zsad.evaluate import METRIC_TITLES, percent
+
+    is_wide = width >= _ONE_LINE_TITLES_WIDTH
+    table = Table(
+        title=f"{title} (percent)",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1 if is_wide else 0),
+        show_footer=True,
+    )
+    table.add_column("category", footer="mean", overflow="fold")
+    table.add_column("normal", justify="right")
+    table.add_column("anom.", justify="right")
+    for key, mean in report.mean().items():
+        word = METRIC_TITLES[key]
+        header = word if is_wide else word.replace("-", "-\n").replace(" ", "\n")
+        table.add_column(header, footer=percent(mean), justify="right", no_wrap=True)
+    for name, result in report.categories.items():
+        counts = (str(result.n_normal), str(result.n_anomalous))
+        table.add_row(name, *counts, *(percent(value) for value in result.values().values()))
+    return table
+
+
+def _sheet(ready: ReadyDetector, samples: "Sequence[Sample]", batch: int, title: str) -> bytes:
+    """A PNG of a few samples of each category with their maps."""
+    from zsad.heatmap import SheetEntry, contact_sheet, encode_png
+    from zsad.image_files import load_image, load_mask
+
+    entries = []
+    shown = _shown_samples(samples)
+    for start in range(0, len(shown), batch):
+        chunk = shown[start : start + batch]
+        images = [load_image(sample.image_path) for sample in chunk]
+        scores, maps = ready.infer(images, [sample.class_name for sample in chunk])
+        for sample, image, score, anomaly_map in zip(chunk, images, scores, maps, strict=True):
+            no_defect = None if sample.is_anomalous else np.zeros(image.shape[:2], np.bool_)
+            entries.append(
+                SheetEntry(
+                    image=image,
+                    mask=load_mask(sample.mask_path) if sample.mask_path else no_defect,
+                    anomaly_map=anomaly_map,
+                    category=sample.category,
+                    defect=sample.defect,
+                    is_anomalous=sample.is_anomalous,
+                    score=score,
+                )
+            )
+    return encode_png(contact_sheet(entries, title=title))
+
+
+def _shown_samples(samples: "Sequence[Sample]") -> "list[Sample]":
+    """About a dozen samples, of every category, a quarter of them normal."""
+    from zsad.data import limit_per_category
+
+    n_each = max(2, _SHEET_ENTRIES // len({sample.category for sample in samples}))
+    normal = [sample for sample in samples if not sample.is_anomalous]
+    kept = limit_per_category(normal, max(1, n_each // 4))
+    n_left = n_each - max(Counter(sample.category for sample in kept).values(), default=0)
+    anomalous = [sample for sample in samples if sample.is_anomalous]
+    kept += limit_per_category(anomalous, n_left)
+    return sorted(kept, key=lambda sample: (sample.category, sample.is_anomalous))
