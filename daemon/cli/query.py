@@ -1,0 +1,158 @@
+"""`zsad query`: the newest inspections or losses, filtered; no SQL needed."""
+
+import argparse
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from daemon.cli.arguments import positive_int
+from daemon.cli.line_database import add_line_arguments, local_instant, open_line
+from daemon.config import Config
+from daemon.core import LossReason, Verdict
+
+if TYPE_CHECKING:
+    from daemon.report.recent import Filters, InspectionFound, LossFound
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `query inspections` and `query losses`."""
+    group = subparsers.add_parser("query", help="look up inspections and losses")
+    queries = group.add_subparsers(title="queries", metavar="WHAT", required=True)
+
+    parser = queries.add_parser("inspections", help="the newest inspections, newest first")
+    parser.add_argument("--verdict", type=str.upper, choices=[verdict.value for verdict in Verdict])
+    parser.add_argument("--part", metavar="ID", help="part_id as sent by the camera program")
+    _add_filter_arguments(parser)
+    parser.set_defaults(run=_run_inspections)
+
+    parser = queries.add_parser("losses", help="the newest frames without an inspection")
+    parser.add_argument("--reason", choices=[reason.value for reason in LossReason])
+    _add_filter_arguments(parser)
+    parser.set_defaults(run=_run_losses)
+
+
+def _add_filter_arguments(parser: argparse.ArgumentParser) -> None:
+    add_line_arguments(parser)
+    parser.add_argument("--camera")
+    parser.add_argument("--category")
+    parser.add_argument("--from", dest="start", metavar="TIME", help="2026-01-31T06:00, local time")
+    parser.add_argument("--to", dest="end", metavar="TIME", help="up to but without this time")
+    parser.add_argument("--limit", type=positive_int, default=20, help="at most (20)")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _run_inspections(args: argparse.Namespace) -> int:
+    from daemon.report.recent import recent_inspections
+
+    with open_line(args) as (config, engine), engine.connect() as connection:
+        found = recent_inspections(
+            connection,
+            _filters(args, config),
+            verdict=None if args.verdict is None else Verdict(args.verdict),
+            part_id=args.part,
+            limit=args.limit,
+        )
+    if args.json:
+        _print_json("inspections", found)
+    else:
+        _print_inspections(found, config)
+    return 0
+
+
+def _run_losses(args: argparse.Namespace) -> int:
+    from daemon.report.recent import recent_losses
+
+    with open_line(args) as (config, engine), engine.connect() as connection:
+        found = recent_losses(
+            connection,
+            _filters(args, config),
+            reason=None if args.reason is None else LossReason(args.reason),
+            limit=args.limit,
+        )
+    if args.json:
+        _print_json("losses", found)
+    else:
+        _print_losses(found, config)
+    return 0
+
+
+def _filters(args: argparse.Namespace, config: Config) -> "Filters":
+    from daemon.report.recent import Filters
+
+    return Filters(
+        line=config.line,
+        camera=args.camera,
+        category=args.category,
+        from_utc=local_instant(args.start, "--from", config) if args.start else None,
+        to_utc=local_instant(args.end, "--to", config) if args.end else None,
+    )
+
+
+def _print_json(name: str, found: "list[InspectionFound] | list[LossFound]") -> None:
+    """One object with one array; times are ISO 8601 in UTC."""
+    rows = [
+        {
+            key: value.isoformat() if isinstance(value, datetime) else value
+            for key, value in asdict(row).items()
+        }
+        for row in found
+    ]
+    Console().file.write(json.dumps({name: rows}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _print_inspections(found: "list[InspectionFound]", config: Config) -> None:
+    from daemon.report.words import clean, score
+
+    table = _table("id", f"received ({config.timezone})", "camera", "category", "verdict", "score")
+    table.add_column("NG from")
+    table.add_column("part or reason", overflow="fold")
+    for row in found:
+        cells = (
+            str(row.inspection_id),
+            _local(row.received_utc, config),
+            row.camera,
+            row.category,
+            row.verdict,
+            score(row.pred_score),
+            score(row.ng_threshold),
+            row.part_id or row.error_reason or "",
+        )
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    _print_table(table, "no inspection matches")
+
+
+def _print_losses(found: "list[LossFound]", config: Config) -> None:
+    from daemon.report.words import NO_VALUE, clean
+
+    table = _table(f"lost ({config.timezone})", "camera", "reason", "frames")
+    table.add_column("detail", overflow="fold")
+    for row in found:
+        cells = (
+            _local(row.lost_utc, config),
+            row.camera or NO_VALUE,
+            row.reason,
+            str(row.frames),
+            row.detail,
+        )
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    _print_table(table, "no loss matches")
+
+
+def _table(*names: str) -> Table:
+    table = Table()
+    for name in names:
+        table.add_column(name)
+    return table
+
+
+def _print_table(table: Table, when_empty: str) -> None:
+    Console().print(table if table.row_count else when_empty)
+
+
+def _local(instant: datetime, config: Config) -> str:
+    return f"{instant.astimezone(config.zone):%Y-%m-%d %H:%M:%S.%f}"[:-3]
