@@ -144,15 +144,15 @@ class _Line:
 
     def _open_book(self) -> CalibrationBook:
         """Register the model version and take up calibrations and learning where they stood."""
-        version, card = self._slot.version, self._slot.card
+        version = self._slot.version
         self._health.set_model_version(version)
         with write_transaction(self._engine) as connection:
             repository.ensure_model_version(
                 connection,
                 name=version,
-                method=card.method.method,
-                backbone=card.backbone.name,
-                card_json=card.model_dump_json(),
+                method=self._slot.method,
+                backbone=self._slot.backbone,
+                card_json=self._slot.card_json,
                 now=_utc_now(),
             )
         learned = {}

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zsad.data import Progress, Sample
-from zsad.detector import Detector
 from zsad.image_files import load_image, load_mask, resize_mask
 from zsad.metrics import BinaryMetrics, PixelMetrics, PixelScores, binary_metrics
-from zsad.preprocess import prepare_image
+from zsad.predictor import Predictor
 
 METRIC_TITLES: Mapping[str, str] = {
     "image_AUROC": "I-AUROC",
@@ -89,13 +87,10 @@ def percent(value: float) -> str:
 
 
 def evaluate(
-    detector: Detector,
+    predictor: Predictor,
     samples: Sequence[Sample],
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     batch_size: int,
-    device: torch.device,
     warn: Callable[[str], None],
     progress: Progress | None = None,
 ) -> EvalReport:
@@ -105,8 +100,6 @@ def evaluate(
     are normal or have a mask. Memory does not depend on the number of images.
 
     Args:
-        mean, std: Channel statistics of the detector's backbone.
-        device: Where the detector already is.
         warn: Receives a sentence when small defects vanish at the detector's input side.
 
     Raises:
@@ -116,6 +109,7 @@ def evaluate(
     by_category: dict[str, list[Sample]] = {}
     for sample in samples:
         by_category.setdefault(sample.category, []).append(sample)
+    side = predictor.detector.input_size
     results, n_done = {}, 0
     vanished: Counter[str] = Counter()
     for category in sorted(by_category):
@@ -124,12 +118,10 @@ def evaluate(
         for batch in _batches(members, batch_size):
             images = [load_image(sample.image_path) for sample in batch]
             nouns = [sample.class_name for sample in batch]
-            batch_scores, maps = predict_images(
-                detector, images, nouns, mean=mean, std=std, device=device
-            )
+            batch_scores, maps = predictor.predict(images, nouns)
             scores.extend(batch_scores)
             for sample, anomaly_map in zip(batch, maps, strict=True):
-                mask = _mask_at_input_size(sample, detector.input_size)
+                mask = _mask_at_input_size(sample, side)
                 if mask is not None:
                     pixels.add(anomaly_map, mask)
                     vanished[category] += sample.is_anomalous and not mask.any()
@@ -140,30 +132,10 @@ def evaluate(
     for category, count in sorted(vanished.items()):
         if count:
             warn(
-                f"{category}: the masks of {count} images vanish at {detector.input_size} px; "
+                f"{category}: the masks of {count} images vanish at {side} px; "
                 "their pixels count as normal"
             )
     return EvalReport(results)
-
-
-def predict_images(
-    detector: Detector,
-    images: Sequence[NDArray[np.uint8]],
-    class_names: Sequence[str],
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
-) -> tuple[list[float], NDArray[np.float32]]:
-    """One batch from pixels to (B image scores, maps float32 [B, S, S]).
-
-    Args:
-        images: B images, RGB uint8 [H, W, 3], of any sizes.
-    """
-    prepared = [prepare_image(image, detector.input_size, mean, std) for image in images]
-    prediction = detector.predict(torch.stack(prepared).to(device), class_names)
-    scores = prediction.image_score.float().cpu().tolist()
-    return [float(score) for score in scores], prediction.anomaly_map.float().cpu().numpy()
 
 
 def _mask_at_input_size(sample: Sample, size: int) -> NDArray[np.bool_] | None:

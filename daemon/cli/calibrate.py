@@ -1,7 +1,6 @@
 """`zsad calibrate`: thresholds of a category from OK parts, stored frames or images."""
 
 import argparse
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import track
 
+from daemon.cli.line_database import add_line_arguments, open_line
 from daemon.config import CategoryConfig, Config
-from daemon.config_file import load_config
 from daemon.core import Calibration
 from daemon.errors import ConfigError
 
@@ -31,23 +30,18 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         help="images of OK parts, or folders of them; none: the stored LEARNING frames of the "
         "category, which must all have been OK parts",
     )
-    parser.add_argument("--config", type=Path, required=True)
+    add_line_arguments(parser)
     parser.add_argument("--category", required=True)
     parser.set_defaults(run=_run_calibrate)
 
 
 def _run_calibrate(args: argparse.Namespace) -> int:
-    from daemon.inspection.calibration import calibrate
     from daemon.inspection.detector_slot import DetectorSlot
-    from daemon.storage import repository, revision
-    from daemon.storage.database import open_database, write_transaction
+    from daemon.storage import repository
+    from daemon.storage.database import write_transaction
 
-    console = Console()
-    config = load_config(args.config)
-    policy = _policy(config, args.category)
-    engine = open_database(config.storage, args.config.resolve().parent, os.environ)
-    try:
-        revision.require_current(engine)
+    with open_line(args, may_create=True) as (config, engine):
+        policy = _policy(config, args.category)
         slot = DetectorSlot(config.model)
         if args.images:
             scores, peaks = _score_images(slot, args.images, policy.class_name)
@@ -57,33 +51,44 @@ def _run_calibrate(args: argparse.Namespace) -> int:
                 stored = repository.learning_scores(connection, args.category, slot.version)
             scores, peaks = list(stored.pred_scores), list(stored.map_peaks)
             source = f"{len(scores)} stored LEARNING frames"
-        try:
-            made = calibrate(
-                category=args.category,
-                model_version=slot.version,
-                scores=scores,
-                map_peaks=peaks,
-                review_rate=policy.review_rate,
-                ng_rate=policy.ng_rate,
-                source=source,
-                now=datetime.now(UTC),
-            )
-        except ValueError as error:
-            raise ConfigError(f"no calibration from {source}: {error}") from error
+        made = _calibrate(args.category, policy, slot.version, scores, peaks, source)
         with write_transaction(engine) as connection:
             repository.ensure_model_version(
                 connection,
                 name=slot.version,
-                method=slot.card.method.method,
-                backbone=slot.card.backbone.name,
-                card_json=slot.card.model_dump_json(),
+                method=slot.method,
+                backbone=slot.backbone,
+                card_json=slot.card_json,
                 now=made.created_utc,
             )
             repository.add_calibration(connection, made)
-    finally:
-        engine.dispose()
-    _print(console, made)
+    _print(Console(soft_wrap=True), made)
     return 0
+
+
+def _calibrate(
+    category: str,
+    policy: CategoryConfig,
+    model_version: str,
+    scores: list[float],
+    peaks: list[float],
+    source: str,
+) -> Calibration:
+    from daemon.inspection.calibration import calibrate
+
+    try:
+        return calibrate(
+            category=category,
+            model_version=model_version,
+            scores=scores,
+            map_peaks=peaks,
+            review_rate=policy.review_rate,
+            ng_rate=policy.ng_rate,
+            source=source,
+            now=datetime.now(UTC),
+        )
+    except ValueError as error:
+        raise ConfigError(f"no calibration from {source}: {error}") from error
 
 
 def _policy(config: Config, category: str) -> CategoryConfig:

@@ -14,13 +14,14 @@ from rich.table import Table
 
 from daemon.cli import predict
 from daemon.cli.arguments import positive_int
+from daemon.cli.model_arguments import add_model_arguments, named_model
 from daemon.cli.output import make_parent, progress_bar, warn, write_file
-from daemon.cli.ready_detector import ReadyDetector, add_model_arguments, load_ready
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from zsad.data import Sample
     from zsad.evaluate import EvalReport
+    from zsad.predictor import Predictor
 
 _ONE_LINE_TITLES_WIDTH = 120
 _SHEET_ENTRIES = 12
@@ -57,7 +58,7 @@ def _run_test(args: argparse.Namespace) -> int:
     for path in (args.json, args.markdown, args.sheet):
         make_parent(path)
     samples = read_samples(args)
-    return measure(load_ready(args), samples, args, Console())
+    return measure(named_model(args), samples, args, Console())
 
 
 def read_samples(args: argparse.Namespace) -> "list[Sample]":
@@ -83,7 +84,7 @@ def read_samples(args: argparse.Namespace) -> "list[Sample]":
 
 
 def measure(
-    ready: ReadyDetector, samples: "Sequence[Sample]", args: argparse.Namespace, console: Console
+    predictor: "Predictor", samples: "Sequence[Sample]", args: argparse.Namespace, console: Console
 ) -> int:
     """Evaluate, print the table, write what was asked for.
 
@@ -96,18 +97,15 @@ def measure(
     try:
         with progress_bar("Testing") as advance:
             report = evaluate(
-                ready.detector,
+                predictor,
                 samples,
-                mean=ready.mean,
-                std=ready.std,
                 batch_size=args.batch,
-                device=ready.device,
                 warn=warn,
                 progress=advance,
             )
     except DataError as error:
         raise ConfigError(str(error)) from error
-    title = f"{args.data.resolve().name}, {ready.version}, {ready.detector.input_size} px"
+    title = f"{args.data.resolve().name}, {predictor.version}, {predictor.detector.input_size} px"
     if args.limit_per_category is not None:
         title += f" - {_subsampling(args)}"
     console.print(_table(report, title, console.width))
@@ -116,7 +114,7 @@ def measure(
     if args.markdown is not None:
         write_file(args.markdown, f"{title}\n\n{report.to_markdown()}".encode())
     if args.sheet is not None:
-        write_file(args.sheet, _sheet(ready, samples, args.batch, title))
+        write_file(args.sheet, _sheet(predictor, samples, args.batch, title))
     for path in (args.json, args.markdown, args.sheet):
         if path is not None:
             console.print(f"written: {path}", markup=False, soft_wrap=True)
@@ -150,7 +148,7 @@ def _table(report: "EvalReport", title: str, width: int) -> Table:
     return table
 
 
-def _sheet(ready: ReadyDetector, samples: "Sequence[Sample]", batch: int, title: str) -> bytes:
+def _sheet(predictor: "Predictor", samples: "Sequence[Sample]", batch: int, title: str) -> bytes:
     """A PNG of a few samples of each category with their maps."""
     from zsad.heatmap import SheetEntry, contact_sheet, encode_png
     from zsad.image_files import load_image, load_mask
@@ -160,7 +158,7 @@ def _sheet(ready: ReadyDetector, samples: "Sequence[Sample]", batch: int, title:
     for start in range(0, len(shown), batch):
         chunk = shown[start : start + batch]
         images = [load_image(sample.image_path) for sample in chunk]
-        scores, maps = ready.infer(images, [sample.class_name for sample in chunk])
+        scores, maps = predictor.predict(images, [sample.class_name for sample in chunk])
         for sample, image, score, anomaly_map in zip(chunk, images, scores, maps, strict=True):
             no_defect = None if sample.is_anomalous else np.zeros(image.shape[:2], np.bool_)
             entries.append(

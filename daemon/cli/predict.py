@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from daemon.cli.model_arguments import add_model_arguments, named_model
 from daemon.cli.output import make_parent, progress_bar, warn, write_file
-from daemon.cli.ready_detector import ReadyDetector, add_model_arguments, load_ready
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from zsad.predictor import Predictor
 
 EXIT_FAILED = 1
 Row = dict[str, str | float]
@@ -41,10 +43,10 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _run_predict(args: argparse.Namespace) -> int:
-    return predict_files(load_ready(args), args, Console())
+    return predict_files(named_model(args), args, Console())
 
 
-def predict_files(ready: ReadyDetector, args: argparse.Namespace, console: Console) -> int:
+def predict_files(predictor: "Predictor", args: argparse.Namespace, console: Console) -> int:
     """Score every image that can be read.
 
     Returns:
@@ -56,14 +58,14 @@ def predict_files(ready: ReadyDetector, args: argparse.Namespace, console: Conso
     if args.heatmaps is not None:
         make_parent(args.heatmaps / "heatmap.png")
     noun = prompt_noun(args.category)
-    rows, errors = _score(ready, args, noun)
+    rows, errors = _score(predictor, args, noun)
     if rows:
-        _print(console, f"{args.category}, {ready.version}", "score   peak    image")
+        _print(console, f"{args.category}, {predictor.version}", "score   peak    image")
     for row in rows:
         _print(console, f"{row['pred_score']:.4f}  {row['map_peak']:.4f}  {row['image']}")
     if args.json is not None:
         contents = {
-            "model": ready.version,
+            "model": predictor.version,
             "category": args.category,
             "class_name": noun,
             "images": rows,
@@ -78,7 +80,7 @@ def predict_files(ready: ReadyDetector, args: argparse.Namespace, console: Conso
 
 
 def _score(
-    ready: ReadyDetector, args: argparse.Namespace, noun: str
+    predictor: "Predictor", args: argparse.Namespace, noun: str
 ) -> tuple[list[Row], list[dict[str, str]]]:
     """Batch after batch; heat maps are written as they come. Returns (rows, errors)."""
     rows: list[Row] = []
@@ -90,7 +92,9 @@ def _score(
             images, unreadable = _load(chunk)
             errors += unreadable
             if images:
-                scores, maps = ready.infer([image for _, image in images], [noun] * len(images))
+                scores, maps = predictor.predict(
+                    [image for _, image in images], [noun] * len(images)
+                )
                 for (path, image), score, anomaly_map in zip(images, scores, maps, strict=True):
                     row: Row = {"image": str(path), "pred_score": score}
                     row["map_peak"] = float(anomaly_map.max())

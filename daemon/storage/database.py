@@ -36,6 +36,7 @@ def open_database(
     base_dir: Path,
     environ: Mapping[str, str],
     *,
+    must_exist: bool = False,
     busy_timeout_s: float = 5.0,
 ) -> Engine:
     """Open the configured database and connect once, so that a wrong one stops the start.
@@ -44,6 +45,8 @@ def open_database(
         storage: Its `url` is resolved as in `resolve_url`.
         base_dir: Folder of the configuration file.
         environ: Where `${NAME}` is looked up.
+        must_exist: Refuse a SQLite file that is not there instead of creating it: what only
+            reads must not leave an empty database behind a mistyped path.
         busy_timeout_s: How long one statement waits for another connection's lock.
 
     Raises:
@@ -51,6 +54,11 @@ def open_database(
     """
     url = resolve_url(storage.url, base_dir, environ)
     if url.get_backend_name() == "sqlite":
+        if must_exist and not Path(str(url.database)).exists():
+            raise StorageError(
+                f"storage.url: there is no database {url.database}; has the daemon run with this "
+                "configuration?"
+            )
         _prepare_file(Path(str(url.database)))
         engine = _sqlite_engine(url, busy_timeout_s)
     else:

@@ -40,10 +40,11 @@ def test_two_cameras_end_as_rows_report_and_clean_stop(line: Line) -> None:
             cam1.send(texture(seed), part_id=f"part-{seed}")
             cam2.send(texture(100 + seed))
         wait_until(lambda: decided(line) == 40, "40 inspections")
+        wait_until(lambda: line.status().cameras["cam1"].inspected == 20, "the status file")
         status = line.command("status", "--config", str(line.config_path), "--json")
 
     assert line.stop() == 0
-    assert json.loads(status.stdout)["cameras"]["cam1"]["received"] == 20
+    assert json.loads(status.stdout)["status"]["cameras"]["cam1"]["received"] == 20
     verdicts = dict(
         line.query("SELECT category, count(*) FROM inspection WHERE verdict='LEARNING' GROUP BY 1")
     )

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from daemon.cli import evaluate, predict
 from daemon.cli.main import main
-from daemon.cli.ready_detector import ReadyDetector
 from daemon.errors import ConfigError
 from zsad.detector import Detector, Prediction
+from zsad.predictor import Predictor
 
 Write = Callable[..., Path]
 
@@ -32,10 +32,8 @@ class BrightnessDetector(Detector):
 
 
 @pytest.fixture
-def ready() -> ReadyDetector:
-    return ReadyDetector(
-        BrightnessDetector(), (0, 0, 0), (1, 1, 1), torch.device("cpu"), "bright-1"
-    )
+def ready() -> Predictor:
+    return Predictor(BrightnessDetector(), (0, 0, 0), (1, 1, 1), torch.device("cpu"), "bright-1")
 
 
 def parse(*words: str | Path) -> argparse.Namespace:
@@ -44,14 +42,14 @@ def parse(*words: str | Path) -> argparse.Namespace:
     return parser.parse_args([str(word) for word in words])
 
 
-def run_test(ready: ReadyDetector, args: argparse.Namespace, *, width: int = 140) -> str:
+def run_test(ready: Predictor, args: argparse.Namespace, *, width: int = 140) -> str:
     """Run `zsad test` behind the loading of the model; returns what it printed."""
     console = Console(file=io.StringIO(), width=width)
     assert evaluate.measure(ready, evaluate.read_samples(args), args, console) == 0
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_metrics_are_printed_and_written(ready: ReadyDetector, mvtec: Path, tmp_path: Path) -> None:
+def test_metrics_are_printed_and_written(ready: Predictor, mvtec: Path, tmp_path: Path) -> None:
     out, table = tmp_path / "out.json", tmp_path / "out.md"
 
     printed = run_test(
@@ -67,7 +65,7 @@ def test_metrics_are_printed_and_written(ready: ReadyDetector, mvtec: Path, tmp_
     assert "| metal_nut | 3 | 3 | 100.0 |" in table.read_text()
 
 
-def test_the_table_fits_eighty_columns(ready: ReadyDetector, mvtec: Path) -> None:
+def test_the_table_fits_eighty_columns(ready: Predictor, mvtec: Path) -> None:
     printed = run_test(ready, parse("test", "--data", mvtec, "--layout", "mvtec"), width=80)
 
     assert "metal_nut" in printed
@@ -75,7 +73,7 @@ def test_the_table_fits_eighty_columns(ready: ReadyDetector, mvtec: Path) -> Non
 
 
 def test_a_subsample_is_called_one_everywhere(
-    ready: ReadyDetector, mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ready: Predictor, mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "out.md"
     args = parse(
@@ -90,7 +88,7 @@ def test_a_subsample_is_called_one_everywhere(
     assert "4 of 12 images" in capsys.readouterr().err
 
 
-def test_a_sheet_shows_every_category(ready: ReadyDetector, mvtec: Path, tmp_path: Path) -> None:
+def test_a_sheet_shows_every_category(ready: Predictor, mvtec: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
 
     run_test(ready, parse("test", "--data", mvtec, "--layout", "mvtec", "--sheet", sheet))
@@ -101,14 +99,14 @@ def test_a_sheet_shows_every_category(ready: ReadyDetector, mvtec: Path, tmp_pat
 
 
 def test_progress_is_silent_when_not_a_terminal(
-    ready: ReadyDetector, mvtec: Path, capsys: pytest.CaptureFixture[str]
+    ready: Predictor, mvtec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_test(ready, parse("test", "--data", mvtec, "--layout", "mvtec"))
 
     assert capsys.readouterr().err == ""
 
 
-def test_a_damaged_data_set_is_a_configuration_error(ready: ReadyDetector, mvtec: Path) -> None:
+def test_a_damaged_data_set_is_a_configuration_error(ready: Predictor, mvtec: Path) -> None:
     (mvtec / "felt" / "test" / "good" / "1.png").write_bytes(b"gone")
 
     with pytest.raises(ConfigError, match=r"1\.png cannot be read"):
@@ -136,7 +134,7 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(
 
 
 def test_predict_writes_scores_and_heat_maps(
-    ready: ReadyDetector, tmp_path: Path, write_image: Write
+    ready: Predictor, tmp_path: Path, write_image: Write
 ) -> None:
     plain = write_image(tmp_path / "plain.png")
     defect = write_image(tmp_path / "defect.png", has_defect=True)
@@ -157,7 +155,7 @@ def test_predict_writes_scores_and_heat_maps(
 
 
 def test_a_bad_image_costs_itself_only(
-    ready: ReadyDetector,
+    ready: Predictor,
     tmp_path: Path,
     write_image: Write,
     capsys: pytest.CaptureFixture[str],
@@ -177,9 +175,7 @@ def test_a_bad_image_costs_itself_only(
     assert "1 of 3 images could not be scored" in capsys.readouterr().err
 
 
-def test_only_bad_images_give_no_table_but_exit_code_1(
-    ready: ReadyDetector, tmp_path: Path
-) -> None:
+def test_only_bad_images_give_no_table_but_exit_code_1(ready: Predictor, tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
 
     code = predict.predict_files(
@@ -191,7 +187,7 @@ def test_only_bad_images_give_no_table_but_exit_code_1(
 
 
 def test_images_of_the_same_name_get_heat_maps_of_their_own(
-    ready: ReadyDetector, tmp_path: Path, write_image: Write
+    ready: Predictor, tmp_path: Path, write_image: Write
 ) -> None:
     same = [write_image(tmp_path / folder / "0.png") for folder in "ab"]
     args = parse("predict", *same, "--category", "felt", "--heatmaps", tmp_path / "heat")

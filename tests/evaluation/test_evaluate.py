@@ -14,6 +14,7 @@ from zsad.data import Sample, read_dataset
 from zsad.detector import Detector, Prediction
 from zsad.evaluate import EvalReport, evaluate, percent
 from zsad.image_files import DataError
+from zsad.predictor import Predictor
 
 Write = Callable[..., Path]
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -45,12 +46,9 @@ def run(
     said: list[str] | None = None,
 ) -> EvalReport:
     return evaluate(
-        detector or BrightnessDetector(),
+        Predictor(detector or BrightnessDetector(), MEAN, STD, torch.device("cpu"), "test"),
         samples,
-        mean=MEAN,
-        std=STD,
         batch_size=batch_size,
-        device=torch.device("cpu"),
         warn=(said if said is not None else []).append,
     )
 
@@ -183,12 +181,9 @@ def test_progress_counts_every_image(mvtec: Path) -> None:
     seen: list[tuple[int, int]] = []
 
     evaluate(
-        BrightnessDetector(),
+        Predictor(BrightnessDetector(), MEAN, STD, torch.device("cpu"), "test"),
         read_dataset(mvtec, "mvtec"),
-        mean=MEAN,
-        std=STD,
         batch_size=4,
-        device=torch.device("cpu"),
         warn=[].append,
         progress=lambda done, total: seen.append((done, total)),
     )

@@ -143,3 +143,12 @@ def test_a_broken_constraint_is_not_temporary(engine: Engine) -> None:
         connection.execute(statement)
 
     assert not is_temporary(raised.value)
+
+
+def test_a_reading_command_leaves_no_database_behind_a_mistyped_path(tmp_path: Path) -> None:
+    storage = StorageConfig(url="sqlite:///mistyped.db")
+
+    with pytest.raises(StorageError, match="there is no database"):
+        open_database(storage, tmp_path, {}, must_exist=True)
+
+    assert not (tmp_path / "mistyped.db").exists()

@@ -1,0 +1,131 @@
+"""`zsad train`: train a method, or the compact backbone, on labelled data sets."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from daemon.cli.arguments import positive_float, positive_int
+from daemon.cli.output import progress_bar, warn
+from daemon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zsad.training_run import TrainingRun
+
+_METHODS = ("aa_clip", "compact_backbone")
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `train`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a detector; the same command again goes on after an interruption",
+    )
+    parser.add_argument(
+        "--method",
+        choices=_METHODS,
+        required=True,
+        help="aa_clip: a detector on --backbone; compact_backbone: the embedded backbone itself",
+    )
+    parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="ROOT")
+    parser.add_argument(
+        "--unseen",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="ROOT",
+        help="measured after training for the card, never trained on",
+    )
+    parser.add_argument("--layout", choices=("mvtec", "folder", "jsonl", "meta"), required=True)
+    parser.add_argument("--backbone", metavar="NAME", help="compact-v1, or an open_clip model name")
+    parser.add_argument(
+        "--pretrained", metavar="TAG", help="open_clip tag or checkpoint file of --backbone"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--preset", choices=("paper", "official"), default="paper")
+    parser.add_argument(
+        "--views", type=positive_int, default=2000, help="training pictures drawn (2000)"
+    )
+    parser.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="add synthetic defects to normal images, and procedural surfaces",
+    )
+    parser.add_argument("--epochs-stage1", type=_count, default=5, help="AA-CLIP stage 1 (5)")
+    parser.add_argument("--epochs-stage2", type=_count, default=20, help="AA-CLIP stage 2 (20)")
+    parser.add_argument("--batch-stage1", type=positive_int, default=16)
+    parser.add_argument("--batch-stage2", type=positive_int, default=2)
+    parser.add_argument("--lr-stage1", type=positive_float, default=1e-5)
+    parser.add_argument("--lr-stage2", type=positive_float, default=5e-4)
+    parser.add_argument(
+        "--steps", type=positive_int, default=1500, help="steps of compact_backbone (1500)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
+    parser.add_argument("--threads", type=positive_int, help="CPU threads; default is torch's")
+    parser.set_defaults(run=_run_train)
+
+
+def _count(text: str) -> int:
+    """A whole number from 0."""
+    return 0 if text == "0" else positive_int(text)
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    import torch
+
+    from zsad.backbone import BackboneError
+    from zsad.checkpoint import CheckpointError
+    from zsad.image_files import DataError
+    from zsad.train import TrainingError
+
+    if args.method == "aa_clip" and args.backbone is None:
+        raise ConfigError("--backbone is missing: give compact-v1 or an open_clip model name")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    console = Console()
+    try:
+        made = _train(args)
+    except (BackboneError, CheckpointError, DataError, TrainingError) as error:
+        raise ConfigError(str(error)) from error
+    console.print(f"written: {made}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> Path:
+    from zsad.compact_pretrain import PretrainRecipe
+    from zsad.config import AAClipConfig, BackboneConfig
+    from zsad.train_aa_clip import AAClipRecipe
+    from zsad.training_run import train_aa_clip, train_compact_backbone
+
+    run = _training_run(args)
+    if args.method == "compact_backbone":
+        return train_compact_backbone(run, PretrainRecipe(n_steps=args.steps), watch=progress_bar)
+    recipe = AAClipRecipe(
+        epochs=(args.epochs_stage1, args.epochs_stage2),
+        batch_sizes=(args.batch_stage1, args.batch_stage2),
+        learning_rates=(args.lr_stage1, args.lr_stage2),
+    )
+    backbone = BackboneConfig(name=args.backbone, pretrained=args.pretrained)
+    method = AAClipConfig(preset=args.preset)
+    return train_aa_clip(run, method, backbone, recipe, watch=progress_bar)
+
+
+def _training_run(args: argparse.Namespace) -> "TrainingRun":
+    import torch
+
+    from zsad.training_run import TrainingRun, read_sets
+
+    return TrainingRun(
+        sets=read_sets(args.data, args.layout, warn=warn),
+        unseen=read_sets(args.unseen, args.layout, warn=warn),
+        out=args.out,
+        seed=args.seed,
+        n_views=args.views,
+        synthetic=args.synthetic,
+        device=torch.device(args.device),
+        command=shlex.join(["zsad", *sys.argv[1:]]),
+    )

@@ -1,0 +1,85 @@
+"""A trained detector on its device, fed with images as they come from a camera or a file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zsad.checkpoint import CheckpointCard, load_detector
+from zsad.compact import default_checkpoint
+from zsad.detector import Detector
+from zsad.preprocess import prepare_image
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+class DeviceError(ValueError):
+    """The wanted device is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """The one way from pixels to scores, for the line, the commands and evaluation.
+
+    Attributes:
+        mean, std: Channel statistics (RGB, in [0, 1]) that the detector's backbone needs.
+        device: Where the detector already is.
+        version: Of the checkpoint.
+        card: What the checkpoint says of itself; None for a detector made in memory.
+    """
+
+    detector: Detector
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: torch.device
+    version: str
+    card: CheckpointCard | None = None
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], class_names: Sequence[str]
+    ) -> tuple[list[float], NDArray[np.float32]]:
+        """One batch, which may mix categories and sizes.
+
+        Args:
+            images: B images, RGB uint8 [H, W, 3], of any sizes.
+            class_names: B nouns, one an image.
+
+        Returns:
+            B image scores, and maps float32 [B, S, S]; in [0, 1] unless the network failed (NaN).
+        """
+        side = self.detector.input_size
+        prepared = [prepare_image(image, side, self.mean, self.std) for image in images]
+        with torch.inference_mode():
+            prediction = self.detector.predict(torch.stack(prepared).to(self.device), class_names)
+        scores = prediction.image_score.float().cpu().tolist()
+        return [float(score) for score in scores], prediction.anomaly_map.float().cpu().numpy()
+
+
+def load_predictor(checkpoint: Path | None, device: DeviceName) -> Predictor:
+    """Load a checkpoint folder; None is the embedded detector.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or for another backbone.
+        BackboneError: its backbone cannot be made.
+        DeviceError: `cuda` was wanted and torch sees none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise DeviceError(
+            "device is cuda, but torch sees no CUDA device: check nvidia-smi, or use cpu"
+        )
+    chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+    loaded = load_detector(checkpoint or default_checkpoint(), chosen)
+    backbone = loaded.detector.backbone
+    return Predictor(
+        detector=loaded.detector,
+        mean=backbone.mean,
+        std=backbone.std,
+        device=chosen,
+        version=loaded.version,
+        card=loaded.card,
+    )
