@@ -206,7 +206,7 @@ def _publish(
             if stop.wait(max(0.0, start_at + number / rate_hz - time.monotonic())):
                 return
             seq = publisher.send(
-                load_image(frame.path), pixel_format="RGB8", part_id=frame.path.stem
+                load_image(frame.path), pixel_format="RGB8", part_id=f"{camera.name}-{number:04d}"
             )
             frame_id = FrameId(camera.name, publisher.epoch, seq)
             sent.append(SentFrame(frame_id, frame.is_anomalous))

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsad.config import BackboneConfig, PositionInterpolation
+from zsad.config.backbone import BackboneConfig, PositionInterpolation
 
 N_STAGES = 4
 COMPACT_PREFIX = "compact-"

@@ -3,11 +3,13 @@
 from typing import assert_never
 
 from zsad.backbone import Backbone
-from zsad.config import AAClipConfig, MethodConfig
+from zsad.config.aa_clip import AAClipConfig
+from zsad.config.method import MethodConfig
+from zsad.detector import Detector
 from zsad.methods.aa_clip import AAClip
 
 
-def build_detector(method: MethodConfig, backbone: Backbone) -> AAClip:
+def build_detector(method: MethodConfig, backbone: Backbone) -> Detector:
     """The detector that `method` describes, untrained, on `backbone`.
 
     Raises:

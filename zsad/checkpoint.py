@@ -19,8 +19,10 @@ from torch import Tensor
 
 from zsad.backbone import Backbone, BackboneError, load_backbone
 from zsad.build import build_detector
-from zsad.config import BackboneConfig, MethodConfig, Section
-from zsad.methods.aa_clip import AAClip
+from zsad.config.backbone import BackboneConfig
+from zsad.config.method import MethodConfig
+from zsad.config.section import Section
+from zsad.detector import Detector
 
 WEIGHTS_NAME = "weights.safetensors"
 CARD_NAME = "card.json"
@@ -85,13 +87,13 @@ class LoadedDetector:
         version: `<method>-<12 hex>`; the same files always give the same version.
     """
 
-    detector: AAClip
+    detector: Detector
     card: CheckpointCard
     version: str
 
 
 def new_card(
-    detector: AAClip,
+    detector: Detector,
     *,
     data: tuple[DataSource, ...],
     metrics: dict[str, float],
@@ -116,7 +118,7 @@ def new_card(
     )
 
 
-def save_checkpoint(directory: Path, detector: AAClip, card: CheckpointCard) -> str:
+def save_checkpoint(directory: Path, detector: Detector, card: CheckpointCard) -> str:
     """Write both files, each complete or not at all; the card comes last and vouches.
 
     Returns:
@@ -187,7 +189,7 @@ def version_of(card: CheckpointCard) -> str:
     return f"{card.method.method}-{digest[:_SHORT]}"
 
 
-def _build(card_path: Path, card: CheckpointCard, backbone: Backbone | None) -> AAClip:
+def _build(card_path: Path, card: CheckpointCard, backbone: Backbone | None) -> Detector:
     """The untrained detector on the backbone that the card wants."""
     if backbone is None:
         try:

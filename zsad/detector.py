@@ -4,10 +4,14 @@ Refuses to know which method, backbone or device is behind it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+
+from zsad.backbone import Backbone
+from zsad.config.method import MethodConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +34,13 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         input_size: Side S in pixels of the square input.
+        backbone: The frozen towers; every parameter outside it belongs to the method.
+        config: The method's decisions.
     """
 
     input_size: int
+    backbone: Backbone
+    config: MethodConfig
 
     @abstractmethod
     def predict(self, images: Tensor, class_names: Sequence[str]) -> Prediction:
@@ -45,3 +53,105 @@ class Detector(nn.Module, ABC):
         Raises:
             ValueError: images and class_names differ in length, or the side is not S.
         """
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name; empty for a method without training."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if not name.startswith("backbone.")
+        }
+
+    def load_trainable_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over weights of `trainable_state_dict`; all of them or none.
+
+        Raises:
+            ValueError: names or shapes differ, or a value is not finite.
+        """
+        wanted = self.trainable_state_dict()
+        if state.keys() != wanted.keys():
+            odd = sorted(state.keys() ^ wanted.keys())
+            raise ValueError(f"tensors missing or unknown: {', '.join(odd[:5])}")
+        for name, tensor in state.items():
+            if tensor.shape != wanted[name].shape:
+                found, want = list(tensor.shape), list(wanted[name].shape)
+                raise ValueError(f"tensor {name} has shape {found}, the network wants {want}")
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"tensor {name} holds NaN or infinite values")
+        with torch.no_grad():
+            for name, tensor in state.items():
+                wanted[name].copy_(tensor)
+
+    def refuse_misfit(self, images: Tensor, class_names: Sequence[str]) -> None:
+        """Raise ValueError unless images are [B, 3, S, S] with one class name each."""
+        side = self.input_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
+            raise ValueError(
+                f"images must be [B, 3, {side}, {side}], got {list(images.shape)}; "
+                "prepare them with zsad.preprocess"
+            )
+        if len(images) != len(class_names):
+            raise ValueError(f"{len(images)} images but {len(class_names)} class names")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """What a method's losses may look at.
+
+    Attributes:
+        images: [B, 3, S, S] prepared.
+        embedded: [B, 1 + N, Dv] what enters the first vision block (`Backbone.embed_images`);
+            the trainer caches it, for it is most of a compact backbone's cost.
+        masks: [B, S, S] float in {0, 1}, 1 is anomalous.
+        labels: [B] int64, 1 is anomalous.
+        class_names: B nouns.
+    """
+
+    images: Tensor
+    embedded: Tensor
+    masks: Tensor
+    labels: Tensor
+    class_names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StageLosses:
+    """Losses of one step.
+
+    Attributes:
+        total: Scalar; what is back-propagated.
+        terms: Every weighted summand by name, for the log.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodStage:
+    """One stage of a method's training with its published schedule.
+
+    Attributes:
+        name: For log and resume.
+        parameters: What this stage trains; nothing else changes.
+        losses: One step.
+        epochs, batch_size: As published.
+        learning_rate: Optimiser step, counted from 0 -> Adam's learning rate.
+        betas: Adam's.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    losses: Callable[[TrainingBatch], StageLosses]
+    epochs: int
+    batch_size: int
+    learning_rate: Callable[[int], float]
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class TrainableDetector(Detector):
+    """A detector with parameters of its own beside the frozen backbone."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[MethodStage]:
+        """The stages of training, in order."""

@@ -6,7 +6,8 @@ import torch
 from open_clip.model import CLIP
 
 from zsad.backbone import Backbone
-from zsad.config import AAClipConfig, BackboneConfig
+from zsad.config.aa_clip import AAClipConfig
+from zsad.config.backbone import BackboneConfig
 from zsad.methods.aa_clip import AAClip
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

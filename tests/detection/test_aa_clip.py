@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsad.backbone import Backbone
-from zsad.config import AAClipConfig, BackboneConfig
+from zsad.config.aa_clip import AAClipConfig
+from zsad.config.backbone import BackboneConfig
 from zsad.losses import segmentation_terms
 from zsad.methods.aa_clip import BLURS, AAClip
 from zsad.scoring import upsample, upsample_matrix

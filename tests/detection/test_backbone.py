@@ -10,7 +10,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
 from zsad.backbone import Backbone, BackboneError, load_backbone
-from zsad.config import BackboneConfig
+from zsad.config.backbone import BackboneConfig
 
 SENTENCES = ["a photo of a damaged screw.", "wood.", "a very long phrase with many words in it."]
 TOKENIZER = open_clip.tokenizer.SimpleTokenizer()

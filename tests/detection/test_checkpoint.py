@@ -21,7 +21,8 @@ from zsad.checkpoint import (
     read_card,
     save_checkpoint,
 )
-from zsad.config import AAClipConfig, BackboneConfig
+from zsad.config.aa_clip import AAClipConfig
+from zsad.config.backbone import BackboneConfig
 from zsad.methods.aa_clip import AAClip
 
 NAMES = ["metal nut", "woven fabric", "metal nut"]

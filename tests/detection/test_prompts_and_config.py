@@ -4,7 +4,9 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from zsad.config import AAClipConfig, BackboneConfig, MethodConfig
+from zsad.config.aa_clip import AAClipConfig
+from zsad.config.backbone import BackboneConfig
+from zsad.config.method import MethodConfig
 from zsad.prompts import class_phrase, state_sentences
 
 

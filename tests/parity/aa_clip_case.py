@@ -1,78 +1,33 @@
 """Runs AA-CLIP (official preset) on a synthetic full-size ViT-L/14@336 and keeps the numbers."""
 
-from dataclasses import dataclass
-from typing import Any
+import json
 
-import open_clip
 import torch
-from synthetic_case import SyntheticCase, aa_clip_tensors, clip_l14_tensors
-from torch import Tensor
+from reference_case import LAYERS, CaseResults, CaseSettings, patch_rows, synthetic_backbone
 
-from zsad.backbone import Backbone
-from zsad.config import AAClipConfig, BackboneConfig
+from zsad.config.aa_clip import AAClipConfig
 from zsad.losses import segmentation_terms
 from zsad.methods.aa_clip import BLURS, AAClip
 from zsad.scoring import upsample, upsample_matrix
 
-LAYERS = (6, 12, 18, 24)  # 1-based, as the reference names them
 
-
-@dataclass(frozen=True)
-class CaseSettings:
-    prefix: str
-    side: int
-    labels: tuple[int, ...]
-    phrases: tuple[str, ...]  # one an image, in the order of the sorted class names' images
-    class_phrases: tuple[str, ...]  # one a class, by sorted class name
-
-    @classmethod
-    def of(cls, reference: dict[str, Any]) -> "CaseSettings":
-        case, phrases = reference["case"], reference["phrases"]
-        return cls(
-            prefix=case["seed_prefix"],
-            side=case["image_side"],
-            labels=tuple(case["labels"]),
-            phrases=tuple(phrases[name] for name in case["object_names"]),
-            class_phrases=tuple(phrases[name] for name in sorted(phrases)),
-        )
-
-
-@dataclass(frozen=True)
-class CaseResults:
-    arrays: dict[str, Tensor]
-    losses: dict[str, float]
-    gradients: dict[str, Tensor]
-
-
-def synthetic_detector(case: SyntheticCase, side: int) -> AAClip:
-    with torch.device("meta"):  # no time spent on weights that are replaced
-        clip = open_clip.model.CLIP(**open_clip.get_model_config("ViT-L-14-336"))
-    state = {
-        name: case.tensor(f"clip_l14.{name}", shape, mean, std)
-        for name, shape, mean, std in clip_l14_tensors()
-    }
-    clip.load_state_dict(state | {"logit_scale": torch.zeros(())}, assign=True)
-    clip.attn_mask = torch.full((77, 77), float("-inf")).triu_(1)
-    config = BackboneConfig(name="synthetic-l14", image_size=side, activation="gelu")
-    tokenizer = open_clip.tokenizer.SimpleTokenizer()
-    backbone = Backbone(clip, config, (0, 0, 0), (1, 1, 1), tokenizer)
-    detector = AAClip(backbone, AAClipConfig(preset="official"))
-    detector.load_trainable_state_dict(
-        {
-            f"{name}.weight": case.tensor(f"aa_clip.{reference}.weight", shape, 0.0, std)
-            for reference, name, shape, std in aa_clip_tensors()
-        }
-    )
-    return detector
+def name_in_detector(reference: str) -> str:
+    """`aa_clip.text_adapters.1.weight` -> `text_adapters.0.weight`."""
+    _, part, *number, kind = reference.split(".")
+    if not number:
+        return f"{part}.{kind}"
+    index = LAYERS.index(int(number[0])) if part == "seg_projectors" else int(number[0]) - 1
+    return f"{part}.{index}.{kind}"
 
 
 def run_case(settings: CaseSettings) -> CaseResults:
-    case = SyntheticCase(settings.prefix)
-    detector = synthetic_detector(case, settings.side)
-    names = list(settings.phrases)
-    images = case.images(settings.side, len(names), detector.backbone.patch_px)
-    masks = case.masks(settings.side, list(settings.labels))
-    labels = torch.tensor(settings.labels)
+    backbone = synthetic_backbone(settings, activation="gelu")
+    detector = AAClip(backbone, AAClipConfig(preset="official"))
+    detector.load_trainable_state_dict(settings.trained(name_in_detector))
+    phrases = json.loads(settings.extra)["phrases"]
+    class_phrases = [phrases[name] for name in sorted(phrases)]
+    names = [phrases[name] for name in settings.names]
+    images, masks, labels = settings.images(), settings.masks(), torch.tensor(settings.labels)
 
     with torch.no_grad():
         embedded = detector.backbone.embed_images(images)
@@ -87,15 +42,15 @@ def run_case(settings: CaseSettings) -> CaseResults:
         stage2 = [detector.training_map(level, anchors) for level in features.levels]
         raw = detector.raw_outputs(images, names)
         medical = upsample_matrix(detector.backbone.grid, settings.side, BLURS["medical"])
-        sentence = f"a photo of a damaged {settings.class_phrases[0]}."
+        sentence = f"a photo of a damaged {class_phrases[0]}."
         arrays = {
-            "anchors": detector.anchors(settings.class_phrases),
+            "anchors": detector.anchors(class_phrases),
             "sentence_raw": detector.encode_sentences([sentence])[0],
             "class_feature": reference.class_feature,
-            "stage1_local_rows": _rows(reference.levels),
-            "stage1_local_rows_first_image_alone": _rows(alone.levels),
+            "stage1_local_rows": patch_rows(reference.levels),
+            "stage1_local_rows_first_image_alone": patch_rows(alone.levels),
             "stage1_map_24_sub2": stage1[-1][:, ::2, ::2],
-            "seg_rows": _rows(features.levels),
+            "seg_rows": patch_rows(features.levels),
             "det_feature": features.detection,
             "stage2_map_24_sub2": stage2[-1][:, ::2, ::2],
             "grids": raw.level_grids,
@@ -126,13 +81,7 @@ def run_case(settings: CaseSettings) -> CaseResults:
         arrays=arrays,
         losses={name: value.item() for name, value in losses.items()},
         gradients={
-            f"aa_clip.{reference}.weight": gradients[id(by_name[f"{name}.weight"])]
-            for reference, name, _, _ in aa_clip_tensors()
+            name: gradients[id(by_name[name_in_detector(name)])]
+            for name, _, _, _ in settings.trainable
         },
     )
-
-
-def _rows(levels: Tensor) -> Tensor:
-    """Patches 0, P//2, P-1 and every fourth channel of [4, B, P, D]."""
-    patches = levels.shape[2]
-    return levels[:, :, [0, patches // 2, patches - 1], ::4]

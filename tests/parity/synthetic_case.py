@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
+import open_clip
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -76,34 +77,29 @@ class SyntheticCase:
         return np.random.Philox(key=zlib.crc32((self.prefix + key).encode()))
 
 
-def clip_l14_tensors() -> Iterator[tuple[str, tuple[int, ...], float, float]]:
-    """(state-dict name, shape, mean, std) of the synthetic ViT-L/14@336, without logit_scale."""
-    yield "visual.class_embedding", (1024,), 0.0, 0.3
-    yield "visual.positional_embedding", (577, 1024), 0.0, 0.3
-    yield "visual.proj", (1024, 768), 0.0, 0.03
-    yield "visual.conv1.weight", (1024, 3, 14, 14), 0.0, 0.03
-    yield from _norm("visual.ln_pre", 1024)
-    yield from _norm("visual.ln_post", 1024)
-    for i in range(24):
-        yield from _block(f"visual.transformer.resblocks.{i}", 1024)
-    for i in range(12):
-        yield from _block(f"transformer.resblocks.{i}", 768)
-    yield "token_embedding.weight", (49408, 768), 0.0, 0.02
-    yield "positional_embedding", (77, 768), 0.0, 0.01
-    yield from _norm("ln_final", 768)
-    yield "text_projection", (768, 768), 0.0, 0.03
+def clip_tensors(model: str) -> Iterator[tuple[str, tuple[int, ...], float, float]]:
+    """(state-dict name, shape, mean, std) of a synthetic network, without logit_scale.
 
-
-def aa_clip_tensors() -> Iterator[tuple[str, str, tuple[int, int], float]]:
-    """(reference name, name in the detector, shape, std) of AA-CLIP's trainable tensors."""
-    for i in range(3):
-        yield f"text_adapters.{i + 1}", f"text_adapters.{i}", (768, 768), 0.05
-    yield "text_projector", "text_projector", (768, 768), 0.03
-    for i in range(6):
-        yield f"vision_adapters.{i + 1}", f"vision_adapters.{i}", (1024, 1024), 0.05
-    for i, layer in enumerate((6, 12, 18, 24)):
-        yield f"seg_projectors.{layer}", f"seg_projectors.{i}", (768, 1024), 0.03
-    yield "det_projector", "det_projector", (768, 1024), 0.03
+    model: open_clip's name; the reference has ViT-L-14-336 and ViT-B-16-plus-240.
+    """
+    sizes = open_clip.get_model_config(model)
+    vision, text, joint = sizes["vision_cfg"], sizes["text_cfg"], sizes["embed_dim"]
+    width, patch = vision["width"], vision["patch_size"]
+    tokens = (vision["image_size"] // patch) ** 2 + 1
+    yield "visual.class_embedding", (width,), 0.0, 0.3
+    yield "visual.positional_embedding", (tokens, width), 0.0, 0.3
+    yield "visual.proj", (width, joint), 0.0, 0.03
+    yield "visual.conv1.weight", (width, 3, patch, patch), 0.0, 0.03
+    yield from _norm("visual.ln_pre", width)
+    yield from _norm("visual.ln_post", width)
+    for i in range(vision["layers"]):
+        yield from _block(f"visual.transformer.resblocks.{i}", width)
+    for i in range(text["layers"]):
+        yield from _block(f"transformer.resblocks.{i}", text["width"])
+    yield "token_embedding.weight", (text["vocab_size"], text["width"]), 0.0, 0.02
+    yield "positional_embedding", (text["context_length"], text["width"]), 0.0, 0.01
+    yield from _norm("ln_final", text["width"])
+    yield "text_projection", (text["width"], joint), 0.0, 0.03
 
 
 def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...], float, float]]:

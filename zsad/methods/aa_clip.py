@@ -14,14 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsad.backbone import Backbone
-from zsad.config import AAClipConfig
-from zsad.detector import Detector, Prediction
+from zsad.config.aa_clip import AAClipConfig
+from zsad.detector import (
+    MethodStage,
+    Prediction,
+    StageLosses,
+    TrainableDetector,
+    TrainingBatch,
+)
 from zsad.layers import Projector, ResidualAdapter, xavier_weight
 from zsad.losses import segmentation_terms
 from zsad.prompts import FALLBACK_NAME, state_sentences
 from zsad.scoring import Blur, min_max, upsample, upsample_matrix
 
 NORMAL, ABNORMAL = 0, 1
+BETAS = (0.5, 0.999)
+MILESTONES = (16_000, 32_000)
+"""Stage-2 steps at which the learning rate halves (released code)."""
 LOGIT_SCALE = 100.0
 """1 / temperature of CLIP's patch logits."""
 
@@ -72,15 +81,7 @@ class RawOutputs:
     image_term: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class StageLosses:
-    """Loss of one training step: `total` is what to back-propagate, `terms` what to log."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-
-
-class AAClip(Detector):
+class AAClip(TrainableDetector):
     """AA-CLIP on any backbone.
 
     Stage 1 trains text adapters and the text projector, stage 2 vision adapters and projectors;
@@ -91,6 +92,8 @@ class AAClip(Detector):
         config: The method's decisions.
         seed: Of the initial weights.
     """
+
+    config: AAClipConfig
 
     def __init__(self, backbone: Backbone, config: AAClipConfig, *, seed: int = 0) -> None:
         super().__init__()
@@ -138,7 +141,7 @@ class AAClip(Detector):
         image score = (max P + q) / 2 with q = (d T_A + 1) / 2.
         """
         with torch.inference_mode():
-            self._refuse_misfit(images, class_names)
+            self.refuse_misfit(images, class_names)
             features = self.visual_features(self.backbone.embed_images(images))
             anchors = self.anchors(class_names)
             return self._streaming(
@@ -148,7 +151,7 @@ class AAClip(Detector):
     def raw_outputs(self, images: Tensor, class_names: Sequence[str]) -> RawOutputs:
         """What an evaluation keeps of a batch; feed the whole test set to `test_scores`."""
         with torch.inference_mode():
-            self._refuse_misfit(images, class_names)
+            self.refuse_misfit(images, class_names)
             features = self.visual_features(self.backbone.embed_images(images))
             anchors = self.anchors(class_names)
             grids = (LOGIT_SCALE * self._contrast(features.levels, anchors) + 1) / 2  # [4, B, N]
@@ -261,6 +264,36 @@ class AAClip(Detector):
 
     # ---------------------------------------------------------------- training
 
+    def stages(self) -> Sequence[MethodStage]:
+        """Text, then vision, with the released code's schedule."""
+        return (
+            MethodStage(
+                name="stage1",
+                parameters=self.stage1_parameters(),
+                losses=self._stage1_of_batch,
+                epochs=5,
+                batch_size=16,
+                learning_rate=lambda _: 1e-5,
+                betas=BETAS,
+            ),
+            MethodStage(
+                name="stage2",
+                parameters=self.stage2_parameters(),
+                losses=self._stage2_of_batch,
+                epochs=20,
+                batch_size=2,
+                learning_rate=lambda step: 5e-4 * 0.5 ** sum(step >= m for m in MILESTONES),
+                betas=BETAS,
+            ),
+        )
+
+    def _stage1_of_batch(self, batch: TrainingBatch) -> StageLosses:
+        features = self.reference_features(batch.embedded)
+        return self.stage1_losses_of(features, batch.masks, batch.labels, batch.class_names)
+
+    def _stage2_of_batch(self, batch: TrainingBatch) -> StageLosses:
+        return self.stage2_losses_of(batch.embedded, batch.masks, batch.labels, batch.class_names)
+
     def stage1_parameters(self) -> list[nn.Parameter]:
         """Text adapters and text projector."""
         return [*self.text_adapters.parameters(), *self.text_projector.parameters()]
@@ -284,7 +317,7 @@ class AAClip(Detector):
             labels: [B] int64, 1 is anomalous.
             class_names: B phrases.
         """
-        self._refuse_misfit(images, class_names)
+        self.refuse_misfit(images, class_names)
         with torch.no_grad():
             embedded = self.backbone.embed_images(images)
         features = self.reference_features(embedded)
@@ -323,7 +356,7 @@ class AAClip(Detector):
         self, images: Tensor, masks: Tensor, labels: Tensor, class_names: Sequence[str]
     ) -> StageLosses:
         """Alignment of patch and image features to the frozen anchors; arguments as stage 1."""
-        self._refuse_misfit(images, class_names)
+        self.refuse_misfit(images, class_names)
         with torch.no_grad():
             embedded = self.backbone.embed_images(images)
         return self.stage2_losses_of(embedded, masks, labels, class_names)
@@ -359,34 +392,6 @@ class AAClip(Detector):
         logits = self._to_grid(LOGIT_SCALE * self._contrast(patch_features, anchors))
         return upsample(logits, self._upsample).sigmoid()
 
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name; the backbone is not in it."""
-        return {
-            name: parameter.detach()
-            for name, parameter in self.named_parameters()
-            if not name.startswith("backbone.")
-        }
-
-    def load_trainable_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over weights of `trainable_state_dict`; all of them or none.
-
-        Raises:
-            ValueError: names or shapes differ, or a value is not finite.
-        """
-        wanted = self.trainable_state_dict()
-        if state.keys() != wanted.keys():
-            odd = sorted(state.keys() ^ wanted.keys())
-            raise ValueError(f"tensors missing or unknown: {', '.join(odd[:5])}")
-        for name, tensor in state.items():
-            if tensor.shape != wanted[name].shape:
-                found, want = list(tensor.shape), list(wanted[name].shape)
-                raise ValueError(f"tensor {name} has shape {found}, the network wants {want}")
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"tensor {name} holds NaN or infinite values")
-        with torch.no_grad():
-            for name, tensor in state.items():
-                wanted[name].copy_(tensor)
-
     # ---------------------------------------------------------------- parts
 
     def _contrast(self, features: Tensor, anchors: Tensor) -> Tensor:
@@ -420,16 +425,6 @@ class AAClip(Detector):
         return tuple(
             (id(p), p.data_ptr(), p._version, p.device, p.dtype) for p in self.stage1_parameters()
         )
-
-    def _refuse_misfit(self, images: Tensor, class_names: Sequence[str]) -> None:
-        side = self.input_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
-            raise ValueError(
-                f"images must be [B, 3, {side}, {side}], got {list(images.shape)}; "
-                "prepare them with zsad.preprocess"
-            )
-        if len(images) != len(class_names):
-            raise ValueError(f"{len(images)} images but {len(class_names)} class names")
 
 
 def _depth(asked: int | None, blocks: int, tower: Literal["text", "vision"]) -> int:

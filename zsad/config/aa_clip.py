@@ -1,46 +1,10 @@
-"""Hyperparameters of backbones and methods as frozen pydantic models; imports no torch.
-
-Refuses to know how anything is computed: an option's meaning is described here and used in
-the method's own file.
-"""
+"""Options of AA-CLIP."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """Frozen; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Activation = Literal["quick_gelu", "gelu", "native"]
-PositionInterpolation = Literal["bicubic_antialias", "bicubic", "bilinear"]
-
-
-class BackboneConfig(Section):
-    """The frozen network under a detector.
-
-    Attributes:
-        name: `compact-...` for an embedded backbone, an open_clip model name
-            (`ViT-L-14-336-quickgelu`), or open_clip's `local-dir:` / `hf-hub:` form.
-        pretrained: open_clip tag (`openai`) or path of a checkpoint file; None where the name
-            alone says where the weights are (`compact-`, `local-dir:`, `hf-hub:`).
-        image_size: Input side S in pixels, a multiple of the patch side; None keeps the size
-            that the network was made for.
-        activation: MLP activation of both towers; `native` is what the name says. The released
-            AA-CLIP code runs OpenAI weights with exact GELU, the weights were trained with
-            QuickGELU (decision AA-6: `gelu` reproduces the code, `quick_gelu` the paper).
-        position_interpolation: How position embeddings are resized to image_size, once, at load.
-    """
-
-    name: Annotated[str, Field(min_length=1)]
-    pretrained: str | None = None
-    image_size: Annotated[int, Field(ge=16, le=2048)] | None = None
-    activation: Activation = "native"
-    position_interpolation: PositionInterpolation = "bicubic_antialias"
-
+from zsad.config.section import Section
 
 _AA_CLIP_OFFICIAL: dict[str, str] = {
     "stage1_reference": "batch_axis",
@@ -112,7 +76,3 @@ class AAClipConfig(Section):
         if isinstance(values, dict) and values.get("preset") == "official":
             return {**_AA_CLIP_OFFICIAL, **values}
         return values
-
-
-# One member so far; a second makes it Annotated[A | B, Field(discriminator="method")].
-MethodConfig = AAClipConfig
