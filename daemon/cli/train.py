@@ -79,6 +79,7 @@ def _run_train(args: argparse.Namespace) -> int:
 
     from zsad.backbone import BackboneError
     from zsad.checkpoint import CheckpointError
+    from zsad.compact_stem import StemWeightsError
     from zsad.image_files import DataError
     from zsad.train import TrainingError
 
@@ -89,7 +90,7 @@ def _run_train(args: argparse.Namespace) -> int:
     console = Console()
     try:
         made = _train(args)
-    except (BackboneError, CheckpointError, DataError, TrainingError) as error:
+    except (BackboneError, CheckpointError, DataError, StemWeightsError, TrainingError) as error:
         raise ConfigError(str(error)) from error
     console.print(f"written: {made}", markup=False, soft_wrap=True)
     return 0
@@ -97,7 +98,8 @@ def _run_train(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> Path:
     from zsad.compact_pretrain import PretrainRecipe
-    from zsad.config import AAClipConfig, BackboneConfig
+    from zsad.config.aa_clip import AAClipConfig
+    from zsad.config.backbone import BackboneConfig
     from zsad.train_aa_clip import AAClipRecipe
     from zsad.training_run import train_aa_clip, train_compact_backbone
 
@@ -127,5 +129,12 @@ def _training_run(args: argparse.Namespace) -> "TrainingRun":
         n_views=args.views,
         synthetic=args.synthetic,
         device=torch.device(args.device),
-        command=shlex.join(["zsad", *sys.argv[1:]]),
+        command=_command(args),
     )
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line for the card: folders by name, for those of this machine mean nothing."""
+    folders = {str(path) for path in (*args.data, *args.unseen, args.out)}
+    words = [Path(word).name if word in folders else word for word in sys.argv[1:]]
+    return shlex.join(["zsad", *words])

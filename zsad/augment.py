@@ -1,0 +1,76 @@
+"""Random views of a labelled image: crop, flip, turn, light, colour, blur, noise.
+
+Refuses to know about networks; images and masks stay aligned.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def random_view(
+    rng: np.random.Generator, image: Image, mask: Mask, side: int, *, min_zoom: float = 0.35
+) -> tuple[Image, Mask]:
+    """A random crop turned, flipped and resized to side x side; geometry only.
+
+    Args:
+        rng: Source of all randomness.
+        image: uint8 RGB [H, W, 3].
+        mask: bool [H, W], true on defects.
+        side: Side in pixels of the result.
+        min_zoom: Smallest share of each side that the crop keeps, in (0, 1].
+    """
+    height, width = mask.shape
+    share = rng.uniform(min_zoom, 1.0) if rng.random() < 0.7 else 1.0
+    shape = np.exp(rng.uniform(-0.2, 0.2)) if share < 1 else 1.0
+    h = int(np.clip(height * share * shape, 8, height))
+    w = int(np.clip(width * share / shape, 8, width))
+    if width > 1.6 * height and rng.random() < 0.6:  # long images: also square pieces
+        w = min(w, h)
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    piece: NDArray[Any] = image[top : top + h, left : left + w]
+    grey: NDArray[Any] = mask[top : top + h, left : left + w].astype(np.uint8) * 255
+    shrinks = h > side
+    piece = cv2.resize(
+        piece, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
+    grey = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
+    turns, flip = int(rng.integers(4)), rng.random() < 0.5
+    piece, grey = np.rot90(piece, turns), np.rot90(grey, turns)
+    if flip:
+        piece, grey = piece[:, ::-1], grey[:, ::-1]
+    return np.ascontiguousarray(piece), np.ascontiguousarray(grey > 90)
+
+
+def random_light(rng: np.random.Generator, image: Image) -> Image:
+    """Brightness, contrast, gamma, colour, inversion, blur, noise and JPEG at random strength."""
+    changed: NDArray[Any] = image.astype(np.float32)
+    if rng.random() < 0.3:
+        changed = np.repeat(changed.mean(axis=2, keepdims=True), 3, axis=2)
+    elif rng.random() < 0.4:
+        changed = changed[..., rng.permutation(3)]
+    if rng.random() < 0.15:
+        changed = 255 - changed
+    if rng.random() < 0.7:
+        changed = 255 * (np.clip(changed, 0, 255) / 255) ** np.exp(rng.uniform(-0.5, 0.5))
+        mean = changed.mean()
+        changed = mean + (changed - mean) * rng.uniform(0.6, 1.4)
+        changed = changed * rng.uniform(0.7, 1.3) + rng.uniform(-15, 15)
+    if rng.random() < 0.3:
+        slope = cv2.resize(rng.uniform(0.6, 1.2, (2, 2)).astype(np.float32), image.shape[1::-1])
+        changed = changed * slope[..., None]
+    if rng.random() < 0.2:
+        changed = cv2.GaussianBlur(changed, (0, 0), float(rng.uniform(0.4, 1.6)))
+    if rng.random() < 0.4:
+        changed = changed + rng.normal(0, rng.uniform(1, 10), image.shape)
+    result = np.clip(changed, 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        quality = int(rng.integers(40, 95))
+        _, code = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), dtype=np.uint8)
+    return np.asarray(result, dtype=np.uint8)
