@@ -8,6 +8,8 @@ from rich.console import Console
 
 from daemon.cli.arguments import positive_float, positive_int
 
+REPORT_WIDTH = 100
+
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `demo`."""
@@ -29,4 +31,7 @@ def _run_demo(args: argparse.Namespace) -> int:
 
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     out: Path = args.out or Path("var") / f"demo-{stamp}"
-    return run_demo(DemoPlan(out=out, rate_hz=args.rate, judged_frames=args.frames), Console())
+    console = Console()
+    if not console.is_terminal:  # a log file has no width; the report's tables need 100 columns
+        console = Console(width=REPORT_WIDTH)
+    return run_demo(DemoPlan(out=out, rate_hz=args.rate, judged_frames=args.frames), console)

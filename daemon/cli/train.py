@@ -30,11 +30,19 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         required=True,
         help="aa_clip: a detector on --backbone; compact_backbone: the embedded backbone itself",
     )
-    parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="ROOT")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        nargs="+",
+        action="extend",  # --data A B and --data A --data B are the same
+        metavar="ROOT",
+    )
     parser.add_argument(
         "--unseen",
         type=Path,
         nargs="+",
+        action="extend",
         default=[],
         metavar="ROOT",
         help="measured after training for the card, never trained on",
