@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsad.attention import add_mlp, attend, project_heads
 from zsad.config.backbone import BackboneConfig, PositionInterpolation
 
 N_STAGES = 4
@@ -192,13 +193,20 @@ class Backbone(nn.Module):
         Returns:
             [B, 1 + N, Dv].
         """
+        return self.norm_input(self.embed_patches(images))
+
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """`embed_images` before `ln_pre`: [B, 3, S, S] -> [B, 1 + N, Dv]."""
         visual = self._visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)  # [B, N, Dv]
         first = visual.class_embedding.expand(len(images), 1, -1)
-        tokens: Tensor = visual.ln_pre(
-            torch.cat([first, patches], dim=1) + visual.positional_embedding
-        )
+        tokens: Tensor = torch.cat([first, patches], dim=1) + visual.positional_embedding
         return tokens
+
+    def norm_input(self, tokens: Tensor) -> Tensor:
+        """`ln_pre`: [B, T, Dv] -> the same shape."""
+        normed: Tensor = self._visual.ln_pre(tokens)
+        return normed
 
     def run_vision(
         self, tokens: Tensor, blocks: Sequence[int], after_block: AfterBlock | None = None
@@ -224,24 +232,31 @@ class Backbone(nn.Module):
         """The V-V streams replace the last 19 of 24 blocks, and that share of another depth."""
         return round(self.n_vision_blocks * 5 / 24)
 
-    def run_dual_stream(self, tokens: Tensor, blocks: Sequence[int]) -> VisionTokens:
+    def run_dual_stream(
+        self, tokens: Tensor, blocks: Sequence[int], *, first_block: int | None = None
+    ) -> VisionTokens:
         """The ordinary stream o, and beside it the V-V stream v (AnomalyCLIP's "DPAM").
 
-        v starts as o before block `first_vv_block` and adds, block by block, the attention of
-        o's values among themselves, without an MLP: v += Attn_VV(LN1(o)).
+        v starts as o before block `first_block` (None is `first_vv_block`) and adds, block by
+        block, the attention of o's values among themselves, without an MLP:
+        v += Attn_VV(LN1(o)).
 
         Returns:
             `stages` of v (of o before it starts), `class_token` of o.
         """
+        first = self.first_vv_block if first_block is None else first_block
         stages = []
         local = tokens
         for index, block in enumerate(self._visual.transformer.resblocks):
-            if index < self.first_vv_block:
+            if index < first:
                 tokens = block(tokens)
                 local = tokens
             else:
-                local = local + block.ls_1(_attend_values(block, block.ln_1(tokens)))
-                tokens = block(tokens)
+                queries, keys, values = project_heads(block, tokens)
+                local = local + attend(block, values, values, values)
+                if index == self.n_vision_blocks - 1:  # only o's class token is read
+                    queries, tokens = queries[:, :, :1], tokens[:, :1]
+                tokens = add_mlp(block, tokens + attend(block, queries, keys, values))
             if index in blocks:
                 stages.append(local)
         return VisionTokens(stages=stages, class_token=tokens[:, 0])
@@ -278,11 +293,41 @@ class Backbone(nn.Module):
         projected: Tensor = self.norm_vision(tokens) @ self._visual.proj
         return projected
 
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
+        """The tower's own projection without `ln_post`: [..., Dv] -> [..., D]."""
+        projected: Tensor = tokens @ self._visual.proj
+        return projected
+
     def embed_text(self, token_ids: Tensor) -> Tensor:
         """Token and position embeddings: [K, L] ids -> [K, L, text_width]; L may be short."""
-        positions = self._text.positional_embedding[: token_ids.shape[1]]
-        tokens: Tensor = self._text.token_embedding(token_ids) + positions
-        return tokens
+        return self.embed_words(token_ids) + self.text_positions[: token_ids.shape[1]]
+
+    def embed_words(self, token_ids: Tensor) -> Tensor:
+        """Token embeddings without positions: [K, L] ids -> [K, L, text_width]."""
+        words: Tensor = self._text.token_embedding(token_ids)
+        return words
+
+    @property
+    def text_positions(self) -> Tensor:
+        """[context length, text_width]."""
+        positions: Tensor = self._text.positional_embedding
+        return positions
+
+    @property
+    def text_blocks(self) -> Sequence[Any]:
+        """open_clip's text blocks."""
+        blocks: Sequence[Any] = self._text.transformer.resblocks
+        return blocks
+
+    def text_mask(self, length: int) -> Tensor:
+        """The causal mask [length, length], added to attention logits."""
+        mask: Tensor = self._text.attn_mask[:length, :length]
+        return mask
+
+    def norm_text(self, tokens: Tensor) -> Tensor:
+        """`ln_final`: [..., text_width] -> the same shape."""
+        normed: Tensor = self._text.ln_final(tokens)
+        return normed
 
     def run_text(self, tokens: Tensor, after_block: AfterBlock | None = None) -> Tensor:
         """All causal text blocks and `ln_final`: [K, L, text_width] -> the same shape."""

@@ -4,19 +4,75 @@ from typing import assert_never
 
 from zsad.backbone import Backbone
 from zsad.config.aa_clip import AAClipConfig
+from zsad.config.ada_clip import AdaCLIPConfig
+from zsad.config.afr_clip import AFRClipConfig
+from zsad.config.anomaly_clip import AnomalyCLIPConfig
+from zsad.config.anovl import AnoVLConfig
+from zsad.config.april_gan import AprilGANConfig
+from zsad.config.clip_zero_shot import CLIPZeroShotConfig
+from zsad.config.cocoop import CoCoOpConfig
+from zsad.config.coop import CoOpConfig
+from zsad.config.fa_prompt import FAPromptConfig
 from zsad.config.method import MethodConfig
+from zsad.config.mfp_clip import MFPClipConfig
+from zsad.config.mvfa_ad import MVFAConfig
+from zsad.config.winclip import WinCLIPConfig
 from zsad.detector import Detector
+from zsad.frozen_cnn import load_frozen_cnn
 from zsad.methods.aa_clip import AAClip
+from zsad.methods.ada_clip import AdaCLIP
+from zsad.methods.afr_clip import AFRClip
+from zsad.methods.anomaly_clip import AnomalyCLIP
+from zsad.methods.anovl import AnoVL
+from zsad.methods.april_gan import AprilGAN
+from zsad.methods.clip_zero_shot import CLIPZeroShot
+from zsad.methods.cocoop import CoCoOp
+from zsad.methods.coop import CoOp
+from zsad.methods.fa_prompt import FAPrompt
+from zsad.methods.mfp_clip import MFPClip
+from zsad.methods.mvfa_ad import MVFA
+from zsad.methods.winclip import WinCLIP
 
 
-def build_detector(method: MethodConfig, backbone: Backbone) -> Detector:
+def build_detector(  # noqa: C901  # one arm a method
+    method: MethodConfig, backbone: Backbone, *, seed: int = 0
+) -> Detector:
     """The detector that `method` describes, untrained, on `backbone`.
+
+    Args:
+        seed: Of the initial values of what the method trains.
 
     Raises:
         ValueError: the method does not fit the backbone's depth.
     """
     match method:
         case AAClipConfig():
-            return AAClip(backbone, method)
+            return AAClip(backbone, method, seed=seed)
+        case AFRClipConfig():
+            cnn = load_frozen_cnn(method, backbone.mean, backbone.std)
+            return AFRClip(backbone, method, cnn, seed=seed)
+        case MFPClipConfig():
+            cnn = load_frozen_cnn(method, backbone.mean, backbone.std)
+            return MFPClip(backbone, method, cnn, seed=seed)
+        case AnomalyCLIPConfig():
+            return AnomalyCLIP(backbone, method, seed=seed)
+        case AdaCLIPConfig():
+            return AdaCLIP(backbone, method, seed=seed)
+        case AnoVLConfig():
+            return AnoVL(backbone, method)
+        case AprilGANConfig():
+            return AprilGAN(backbone, method, seed=seed)
+        case CLIPZeroShotConfig():
+            return CLIPZeroShot(backbone, method)
+        case CoCoOpConfig():
+            return CoCoOp(backbone, method, seed=seed)
+        case CoOpConfig():
+            return CoOp(backbone, method, seed=seed)
+        case FAPromptConfig():
+            return FAPrompt(backbone, method, seed=seed)
+        case MVFAConfig():
+            return MVFA(backbone, method, seed=seed)
+        case WinCLIPConfig():
+            return WinCLIP(backbone, method)
         case _:
             assert_never(method)

@@ -6,6 +6,7 @@ Refuses to know which method, backbone or device is behind it.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,11 @@ class StageLosses:
     total: Tensor
     terms: dict[str, Tensor]
 
+    @classmethod
+    def of(cls, terms: dict[str, Tensor]) -> Self:
+        """Losses whose total is the sum of the terms."""
+        return cls(total=torch.stack(list(terms.values())).sum(), terms=terms)
+
 
 @dataclass(frozen=True, slots=True)
 class MethodStage:
@@ -136,8 +142,10 @@ class MethodStage:
         parameters: What this stage trains; nothing else changes.
         losses: One step.
         epochs, batch_size: As published.
-        learning_rate: Optimiser step, counted from 0 -> Adam's learning rate.
+        learning_rate: Step or epoch, counted from 0 -> Adam's learning rate.
         betas: Adam's.
+        weight_decay: Decoupled (AdamW); 0 is plain Adam.
+        rate_per: What `learning_rate` is asked for: the optimiser `step` or the `epoch`.
     """
 
     name: str
@@ -147,6 +155,8 @@ class MethodStage:
     batch_size: int
     learning_rate: Callable[[int], float]
     betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    rate_per: Literal["step", "epoch"] = "step"
 
 
 class TrainableDetector(Detector):

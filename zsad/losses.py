@@ -1,9 +1,12 @@
 """Training losses on probability maps. Pure functions; they know no method."""
 
 from torch import Tensor
+from torch.nn import functional as F
 
 _SMOOTH = 1e-5
 """Label smoothing and log floor of the focal loss in the released code of the CLIP family."""
+_CERTAIN = 1e-6
+"""Bounds the gradient of a saturated image score."""
 
 
 def focal_loss(abnormal: Tensor, masks: Tensor) -> Tensor:
@@ -26,6 +29,22 @@ def focal_loss(abnormal: Tensor, masks: Tensor) -> Tensor:
     return -((1 - p_t) ** 2 * p_t.log()).mean()
 
 
+def binary_focal_loss(scores: Tensor, labels: Tensor, *, logits: bool) -> Tensor:
+    """Focal loss of one score an image (Lin et al. 2017, Eq. 4) with gamma 2, alpha 1.
+
+    Args:
+        scores: [B] probabilities, or logits.
+        labels: [B] in {0, 1}.
+        logits: Whether scores are taken for logits.
+
+    Returns:
+        Scalar, the mean over the batch.
+    """
+    entropy = F.binary_cross_entropy_with_logits if logits else F.binary_cross_entropy
+    neg_log_p_t = entropy(scores, labels.to(scores.dtype), reduction="none")
+    return ((1 - (-neg_log_p_t).exp()) ** 2 * neg_log_p_t).mean()
+
+
 def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
     """Dice loss per sample with smoothing 1, averaged over the batch.
 
@@ -42,15 +61,49 @@ def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
     return (1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)).mean()
 
 
-def segmentation_terms(abnormal: Tensor, masks: Tensor) -> dict[str, Tensor]:
+def segmentation_terms(
+    abnormal: Tensor, masks: Tensor, *, normal_channel: bool = True
+) -> dict[str, Tensor]:
     """Focal loss and the Dice losses of both channels; their sum is L_seg.
 
     Args:
         abnormal: [B, H, W] probability of the abnormal class.
         masks: [B, H, W] in {0, 1}.
+        normal_channel: Whether the normal class has a Dice loss too.
     """
-    return {
-        "focal": focal_loss(abnormal, masks),
-        "dice_normal": dice_loss(1 - abnormal, 1 - masks),
-        "dice_abnormal": dice_loss(abnormal, masks),
-    }
+    terms = {"focal": focal_loss(abnormal, masks)}
+    if normal_channel:
+        terms["dice_normal"] = dice_loss(1 - abnormal, 1 - masks)
+    return terms | {"dice_abnormal": dice_loss(abnormal, masks)}
+
+
+def image_cross_entropy(probability: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of image scores; scores within 1e-6 of 0 or 1 count as that far.
+
+    Args:
+        probability: [B] in [0, 1].
+        labels: [B], 1 is anomalous.
+
+    Returns:
+        Scalar.
+    """
+    inside = probability.clamp(_CERTAIN, 1 - _CERTAIN)
+    return F.binary_cross_entropy(inside, labels.to(inside.dtype))
+
+
+def two_state_cross_entropy(
+    features: Tensor, anchors: Tensor, labels: Tensor, temperature: float
+) -> Tensor:
+    """Cross-entropy over the cosines of an image with its normal and abnormal text.
+
+    Args:
+        features: [B, D] unit norm.
+        anchors: [B, 2, D], or [1, 2, D] for all images, unit norm, normal first.
+        labels: [B] int64, 1 is anomalous.
+        temperature: Divides the cosines.
+
+    Returns:
+        Scalar.
+    """
+    cosines = (anchors @ features[:, :, None]).squeeze(-1)  # [B, 2]
+    return F.cross_entropy(cosines / temperature, labels)

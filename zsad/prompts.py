@@ -3,6 +3,9 @@
 Knows words only; tokenising and encoding are the backbone's.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 NORMAL_STATES = ("{}", "a {}", "the {}")
 ABNORMAL_STATES = (
     "a damaged {}",
@@ -63,3 +66,157 @@ def state_sentences(class_name: str) -> tuple[list[str], list[str]]:
         for states in (NORMAL_STATES, ABNORMAL_STATES)
     )
     return normal, abnormal
+
+
+@dataclass(frozen=True, slots=True)
+class StateEnsemble:
+    """Sentences of every state in every template.
+
+    Attributes:
+        normal, abnormal: States with one `{}` for the object.
+        templates: Sentences with one `{}` for the state.
+    """
+
+    normal: tuple[str, ...]
+    abnormal: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    def sentences(self, class_name: str) -> tuple[list[str], list[str]]:
+        """All (normal, abnormal) sentences of a class; a blank name reads `object`."""
+        name = class_name.strip() or FALLBACK_NAME
+        normal, abnormal = (
+            [template.format(state.format(name)) for state in states for template in self.templates]
+            for states in (self.normal, self.abnormal)
+        )
+        return normal, abnormal
+
+
+def state_words(class_names: Sequence[str], *, spell_out: bool) -> list[str]:
+    """What follows CoOp's context: `normal NAME.` and `anomalous NAME.` for every class in turn."""
+    names = [spelled_out(name) if spell_out else name.strip() for name in class_names]
+    named = [name or FALLBACK_NAME for name in names]
+    return [f"{state} {name}." for name in named for state in ("normal", "anomalous")]
+
+
+def spelled_out(class_name: str, separators: str = "_-") -> str:
+    """A data-set name as words: every separator becomes a space."""
+    return class_name.translate(dict.fromkeys(map(ord, separators), " ")).strip()
+
+
+_FLAWLESS = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
+_ARTICLES = ("a", "the")
+_FLAWED = ("{} with flaw", "{} with defect", "{} with damage")
+
+WINCLIP_ENSEMBLE = StateEnsemble(
+    normal=_FLAWLESS,
+    abnormal=("damaged {}", *_FLAWED),
+    templates=(
+        "a cropped photo of the {}.",
+        "a close-up photo of a {}.",
+        "a close-up photo of the {}.",
+        "a bright photo of a {}.",
+        "a bright photo of the {}.",
+        "a dark photo of the {}.",
+        "a dark photo of a {}.",
+        "a jpeg corrupted photo of the {}.",
+        "a jpeg corrupted photo of the {}.",
+        "a blurry photo of the {}.",
+        "a blurry photo of a {}.",
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a photo of a small {}.",
+        "a photo of the small {}.",
+        "a photo of a large {}.",
+        "a photo of the large {}.",
+        "a photo of the {} for visual inspection.",
+        "a photo of a {} for visual inspection.",
+        "a photo of the {} for anomaly detection.",
+        "a photo of a {} for anomaly detection.",
+    ),
+)
+"""WinCLIP's; one template appears twice in both public implementations and weighs double."""
+
+APRIL_GAN_ENSEMBLE = StateEnsemble(
+    normal=_FLAWLESS,
+    abnormal=("damaged {}", "broken {}", *_FLAWED),
+    templates=(
+        *(
+            f"a {look} photo of {article} {{}}."
+            for look in (
+                "bad",
+                "low resolution",
+                "cropped",
+                "bright",
+                "dark",
+                "close-up",
+                "black and white",
+                "jpeg corrupted",
+                "blurry",
+                "good",
+            )
+            for article in ("a", "the")
+        ),
+        *(f"a photo of {article} {{}}." for article in ("a", "the", "my", "one")),
+        *(
+            f"a photo of {article} {size} {{}}."
+            for size in ("large", "small", "cool")
+            for article in ("a", "the")
+        ),
+        *(f"there is {article} {{}} in the scene." for article in ("a", "the")),
+        *(f"this is {article} {{}} in the scene." for article in ("a", "the", "one")),
+    ),
+)
+"""APRIL-GAN's; MVFA-AD uses the same."""
+
+ADA_CLIP_ENSEMBLE = StateEnsemble(
+    normal=_FLAWLESS,
+    abnormal=("damaged {}", "broken {}", *_FLAWED),
+    templates=(
+        "a bad photo of a {}.",
+        "a low resolution photo of the {}.",
+        "a bad photo of the {}.",
+        "a cropped photo of the {}.",
+    ),
+)
+
+ANOVL_TEXTURES = frozenset({"carpet", "leather", "grid", "tile", "wood"})
+
+
+def anovl_ensemble(*, texture: bool) -> StateEnsemble:
+    """AnoVL's: 22 templates in three domains; textures have other domains than objects."""
+    domains = ("an industrial photo", "a textural photo", "a surface picture")
+    if not texture:
+        domains = ("an industrial photo", "an industrial image", "a manufacturing image")
+    looks = ("cropped", "close-up", "bright", "dark", "jpeg corrupted", "blurry")
+    endings = (
+        *(f"of {article}{size} {{}}" for size in ("", " small", " large") for article in _ARTICLES),
+        *(
+            f"of {article} {{}} for {purpose}"
+            for purpose in ("visual inspection", "anomaly detection")
+            for article in _ARTICLES
+        ),
+    )
+    return StateEnsemble(
+        normal=("normal {}", *_FLAWLESS[1:]),
+        abnormal=("damaged {}", "abnormal {}", "imperfect {}", "blemished {}", *_FLAWED),
+        templates=tuple(
+            sentence
+            for domain in domains
+            for sentence in (
+                *(
+                    f"a {look} {domain.split(' ', 1)[1]} of {article} {{}}"
+                    for look in looks
+                    for article in _ARTICLES
+                ),
+                *(f"{domain} {ending}" for ending in endings),
+            )
+        ),
+    )

@@ -17,18 +17,19 @@ import torch
 from safetensors.torch import save
 
 from zsad.backbone import load_backbone
+from zsad.build import build_detector
 from zsad.checkpoint import DataSource, new_card, save_checkpoint
 from zsad.compact import DEFAULT_COMPACT, SPECS, backbone_weights, lay_out_clip, trained_tensors
 from zsad.compact_pretrain import PretrainRecipe, PretrainViews, describe_views, pretrain_stage
-from zsad.config.aa_clip import AAClipConfig
 from zsad.config.backbone import BackboneConfig
+from zsad.config.method import MethodConfig
 from zsad.corpus import RealViews, SurfaceViews, View
 from zsad.data import Layout, Progress, Sample, Warn, check_samples, read_dataset
+from zsad.detector import Detector, TrainableDetector
 from zsad.evaluate import evaluate
-from zsad.methods.aa_clip import AAClip
 from zsad.predictor import Predictor
 from zsad.train import TrainingError, TrainStage, run_stages
-from zsad.train_aa_clip import AAClipRecipe, aa_clip_stages, embed_views
+from zsad.train_method import StageSchedule, embed_views, method_stages
 from zsad.view_store import Draw, Embed, ViewStore, build_store, source_of_view
 
 Watch = Callable[[str], AbstractContextManager[Progress]]
@@ -142,15 +143,18 @@ def train_compact_backbone(run: TrainingRun, recipe: PretrainRecipe, *, watch: W
     return path
 
 
-def train_aa_clip(
+def train_method(
     run: TrainingRun,
-    method: AAClipConfig,
+    method: MethodConfig,
     backbone_config: BackboneConfig,
-    recipe: AAClipRecipe,
+    schedules: Sequence[StageSchedule],
     *,
     watch: Watch,
 ) -> Path:
-    """Train AA-CLIP's two stages and save the checkpoint.
+    """Train a method's stages and save the checkpoint.
+
+    Args:
+        schedules: Departures from the published schedules, by stage.
 
     Returns:
         The checkpoint folder, `out`.
@@ -159,18 +163,23 @@ def train_aa_clip(
         BackboneError: the backbone cannot be made.
         CheckpointError: the weights cannot be saved.
         DataError: an image turned out to be damaged.
-        TrainingError: a loss is not finite, the state is of another run, or the method's stage-1
-            reference needs whole batches that cannot be embedded view by view.
+        TrainingError: the method has nothing to train, a loss is not finite, or the state is of
+            another run.
     """
     backbone = load_backbone(backbone_config)
     backbone.to(run.device)
-    detector = AAClip(backbone, method, seed=run.seed).to(run.device)
+    detector = build_detector(method, backbone, seed=run.seed).to(run.device)
+    if not isinstance(detector, TrainableDetector):
+        raise TrainingError(f"{method.method} has nothing to train: use it as it is")
     identity = _identity(
-        run, recipe=asdict(recipe), method=method.model_dump(), backbone=backbone.content_hash()
+        run,
+        schedules=[asdict(schedule) for schedule in schedules],
+        method=method.model_dump(),
+        backbone=backbone.content_hash(),
     )
     embed = embed_views(backbone, run.device)
     store = _store(run, backbone.input_size, embed, backbone.content_hash(), watch)
-    _run(run, aa_clip_stages(detector, store, recipe, run.device), identity, watch)
+    _run(run, method_stages(detector, store, schedules, run.device), identity, watch)
     detector.eval()
     card = new_card(
         detector,
@@ -244,11 +253,8 @@ def _run(run: TrainingRun, stages: list[TrainStage], identity: str, watch: Watch
         )
 
 
-def _unseen_metrics(run: TrainingRun, detector: AAClip, watch: Watch) -> dict[str, float]:
+def _unseen_metrics(run: TrainingRun, detector: Detector, watch: Watch) -> dict[str, float]:
     """`<set>/<category>/<metric>` of every set that was not trained on."""
-    predictor = Predictor(
-        detector, detector.backbone.mean, detector.backbone.std, run.device, "in training"
-    )
     predictor = Predictor(
         detector=detector,
         mean=detector.backbone.mean,

@@ -27,6 +27,7 @@ class ViewStore:
 
     Attributes:
         embedded: One memory-mapped [50, ...] float16 array a chunk.
+        images: One memory-mapped [50, S, S, 3] uint8 array a chunk.
         masks: [V, S * S / 8] uint8, packed bits.
         labels: [V] bool.
         class_names: V nouns.
@@ -34,6 +35,7 @@ class ViewStore:
     """
 
     embedded: list[NDArray[np.float16]]
+    images: list[NDArray[np.uint8]]
     masks: NDArray[np.uint8]
     labels: NDArray[np.bool_]
     class_names: list[str]
@@ -45,6 +47,10 @@ class ViewStore:
     def embeddings(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float16]:
         """[B, ...] of the given views."""
         return np.stack([self.embedded[i // CHUNK][i % CHUNK] for i in indices])
+
+    def images_of(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+        """[B, S, S, 3] of the given views."""
+        return np.stack([self.images[i // CHUNK][i % CHUNK] for i in indices])
 
     def masks_of(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """[B, S, S] in {0, 1}."""
@@ -98,6 +104,7 @@ def build_store(
             parts.append({name: part[name] for name in ("masks", "labels", "class_names", "side")})
     return ViewStore(
         embedded=[np.load(path.with_suffix(".npy"), mmap_mode="r") for path in paths],
+        images=[np.load(path.with_suffix(".images.npy"), mmap_mode="r") for path in paths],
         masks=np.concatenate([part["masks"] for part in parts]),
         labels=np.concatenate([part["labels"] for part in parts]),
         class_names=[str(name) for part in parts for name in part["class_names"]],
@@ -106,11 +113,9 @@ def build_store(
 
 
 def _write_chunk(path: Path, views: list[View], embed: Embed) -> None:
-    """The embeddings first; the labels vouch for them."""
-    arrays = path.with_suffix(".npy")
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, embed([view.image for view in views]))
-    temporary.replace(arrays)
+    """Embeddings and images first; the labels vouch for them."""
+    _write_array(path.with_suffix(".npy"), embed([view.image for view in views]))
+    _write_array(path.with_suffix(".images.npy"), np.stack([view.image for view in views]))
     labels = path.with_suffix(".tmp.npz")
     np.savez(
         labels,
@@ -120,3 +125,9 @@ def _write_chunk(path: Path, views: list[View], embed: Embed) -> None:
         side=np.array(views[0].mask.shape[0]),
     )
     labels.replace(path.with_suffix(".npz"))
+
+
+def _write_array(path: Path, array: NDArray[np.generic]) -> None:
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, array)
+    temporary.replace(path)

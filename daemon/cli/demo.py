@@ -18,7 +18,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     parser.add_argument("--out", type=Path, help="folder for database and report")
     parser.add_argument(
-        "--rate", type=positive_float, default=5.0, help="frames/s of each camera (5)"
+        "--rate", type=positive_float, default=4.0, help="frames/s of each camera (4)"
     )
     parser.add_argument(
         "--frames", type=positive_int, default=100, help="frames to judge, each camera (100)"

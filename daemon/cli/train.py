@@ -13,9 +13,23 @@ from daemon.cli.output import progress_bar, warn
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
+    from zsad.config.method import MethodConfig
     from zsad.training_run import TrainingRun
 
-_METHODS = ("aa_clip", "compact_backbone")
+_STAGES = (1, 2)
+_METHODS = (
+    "aa_clip",
+    "afr_clip",
+    "fa_prompt",
+    "mfp_clip",
+    "anomaly_clip",
+    "april_gan",
+    "ada_clip",
+    "coop",
+    "cocoop",
+    "mvfa_ad",
+    "compact_backbone",
+)
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,7 +42,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         "--method",
         choices=_METHODS,
         required=True,
-        help="aa_clip: a detector on --backbone; compact_backbone: the embedded backbone itself",
+        help="a detector on --backbone; compact_backbone: the embedded backbone itself",
     )
     parser.add_argument(
         "--data",
@@ -56,6 +70,13 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", choices=("paper", "official"), default="paper")
     parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the method, as in zsad/config/METHOD.py; may be repeated",
+    )
+    parser.add_argument(
         "--views", type=positive_int, default=2000, help="training pictures drawn (2000)"
     )
     parser.add_argument(
@@ -63,12 +84,11 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         action="store_true",
         help="add synthetic defects to normal images, and procedural surfaces",
     )
-    parser.add_argument("--epochs-stage1", type=_count, default=5, help="AA-CLIP stage 1 (5)")
-    parser.add_argument("--epochs-stage2", type=_count, default=20, help="AA-CLIP stage 2 (20)")
-    parser.add_argument("--batch-stage1", type=positive_int, default=16)
-    parser.add_argument("--batch-stage2", type=positive_int, default=2)
-    parser.add_argument("--lr-stage1", type=positive_float, default=1e-5)
-    parser.add_argument("--lr-stage2", type=positive_float, default=5e-4)
+    for stage in _STAGES:
+        published = f"of stage {stage} (default: as published)"
+        parser.add_argument(f"--epochs-stage{stage}", type=_count, help=published)
+        parser.add_argument(f"--batch-stage{stage}", type=positive_int, help=published)
+        parser.add_argument(f"--lr-stage{stage}", type=positive_float, help=published)
     parser.add_argument(
         "--steps", type=positive_int, default=1500, help="steps of compact_backbone (1500)"
     )
@@ -91,7 +111,7 @@ def _run_train(args: argparse.Namespace) -> int:
     from zsad.image_files import DataError
     from zsad.train import TrainingError
 
-    if args.method == "aa_clip" and args.backbone is None:
+    if args.method != "compact_backbone" and args.backbone is None:
         raise ConfigError("--backbone is missing: give compact-v1 or an open_clip model name")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -106,22 +126,47 @@ def _run_train(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> Path:
     from zsad.compact_pretrain import PretrainRecipe
-    from zsad.config.aa_clip import AAClipConfig
     from zsad.config.backbone import BackboneConfig
-    from zsad.train_aa_clip import AAClipRecipe
-    from zsad.training_run import train_aa_clip, train_compact_backbone
+    from zsad.train_method import StageSchedule
+    from zsad.training_run import train_compact_backbone, train_method
 
     run = _training_run(args)
     if args.method == "compact_backbone":
         return train_compact_backbone(run, PretrainRecipe(n_steps=args.steps), watch=progress_bar)
-    recipe = AAClipRecipe(
-        epochs=(args.epochs_stage1, args.epochs_stage2),
-        batch_sizes=(args.batch_stage1, args.batch_stage2),
-        learning_rates=(args.lr_stage1, args.lr_stage2),
-    )
+    given = vars(args)
+    schedules = [
+        StageSchedule(
+            epochs=given[f"epochs_stage{stage}"],
+            batch_size=given[f"batch_stage{stage}"],
+            learning_rate=given[f"lr_stage{stage}"],
+        )
+        for stage in _STAGES
+    ]
     backbone = BackboneConfig(name=args.backbone, pretrained=args.pretrained)
-    method = AAClipConfig(preset=args.preset)
-    return train_aa_clip(run, method, backbone, recipe, watch=progress_bar)
+    return train_method(run, _method(args), backbone, schedules, watch=progress_bar)
+
+
+def _method(args: argparse.Namespace) -> "MethodConfig":
+    """The method with its options; words of `--option` become what the option's type wants."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from zsad.config.method import MethodConfig
+
+    options = {"method": args.method}
+    if args.preset != "paper":  # methods without released code have no preset to choose
+        options["preset"] = args.preset
+    for word in args.option:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--option {word!r} is not NAME=VALUE")
+        options[name] = value
+    try:
+        method: MethodConfig = TypeAdapter(MethodConfig).validate_python(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"option {place} is {first['input']!r}: {first['msg']}") from error
+    return method
 
 
 def _training_run(args: argparse.Namespace) -> "TrainingRun":

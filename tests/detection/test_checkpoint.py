@@ -163,7 +163,7 @@ def test_weights_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": {"method": "winclip"}}, "method.method is 'winclip'.*'aa_clip'"),
+        ({"method": {"method": "no_such_method"}}, "'no_such_method'.*'aa_clip'"),
         ({"backbone_sha256": "0" * 64}, "trained on backbone 000000000000, but"),
         ({"activation": "quick_gelu"}, "trained with activation quick_gelu, .* uses gelu"),
         ({"backbone": {"name": "local-dir:/nowhere"}}, "not found"),

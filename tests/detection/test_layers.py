@@ -1,7 +1,19 @@
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from zsad.layers import Projector, ResidualAdapter, xavier_weight
+from zsad.layers import (
+    Projector,
+    ResidualAdapter,
+    conv_layer,
+    identity_linear,
+    linear_layer,
+    stage_adapter,
+    xavier_weight,
+)
 
 
 def new_adapter(ratio: float) -> ResidualAdapter:
@@ -41,4 +53,42 @@ def test_only_a_leaky_projector_has_an_activation() -> None:
     torch.testing.assert_close(Projector(weight)(TOKENS), linear)
     torch.testing.assert_close(
         Projector(weight, leaky=True)(TOKENS), torch.nn.functional.leaky_relu(linear, 0.01)
+    )
+
+
+def test_identity_layers_pass_on_their_first_inputs() -> None:
+    layer = identity_linear(8, 5)
+
+    torch.testing.assert_close(layer(TOKENS), TOKENS[..., :5])
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_new_layers_are_drawn_from_the_generator_alone_within_torchs_bounds(kernel: int) -> None:
+    made = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(5)
+        made.append((linear_layer(8, 64, generator), conv_layer(8, 64, kernel, generator)))
+        torch.randn(1)  # the global generator moves on
+
+    for one, same, fan_in in zip(*made, (8, 8 * kernel * kernel), strict=True):
+        assert torch.equal(one.weight, same.weight)
+        assert torch.equal(one.bias, same.bias)
+        assert 0.9 * fan_in**-0.5 < one.weight.abs().max() <= fan_in**-0.5
+
+
+def test_stage_adapters_are_one_linear_layer_or_two_with_activations() -> None:
+    def new(**options: Any) -> torch.nn.Module:
+        return stage_adapter(8, 5, torch.Generator().manual_seed(5), **options)
+
+    first, _, second = new(layers=2, final_activation=False)
+    hidden = F.leaky_relu(first(TOKENS), 0.01)
+
+    torch.testing.assert_close(new(layers=1)(TOKENS), first(TOKENS))
+    torch.testing.assert_close(new(layers=2)(TOKENS), F.leaky_relu(second(hidden), 0.01))
+    torch.testing.assert_close(
+        new(layers=2, activation="relu")(TOKENS), second(first(TOKENS).relu()).relu()
+    )
+    torch.testing.assert_close(
+        new(layers=2, activation="gelu", final_activation=False)(TOKENS),
+        second(F.gelu(first(TOKENS))),
     )

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from zsad.losses import dice_loss, focal_loss, segmentation_terms
+from zsad.losses import dice_loss, focal_loss, image_cross_entropy, segmentation_terms
 
 GENERATOR = torch.Generator().manual_seed(1)
 PROBABILITY = torch.rand(2, 5, 6, generator=GENERATOR)
@@ -57,3 +59,26 @@ def test_saturated_probabilities_keep_finite_gradients() -> None:
     sum(segmentation_terms(logits.sigmoid(), torch.tensor([[[0.0, 1.0]]])).values()).backward()
 
     assert torch.isfinite(logits.grad).all()
+
+
+def test_normal_channel_can_be_left_out() -> None:
+    abnormal, masks = torch.rand(2, 4, 4), (torch.rand(2, 4, 4) > 0.5).float()
+
+    both = segmentation_terms(abnormal, masks)
+    one = segmentation_terms(abnormal, masks, normal_channel=False)
+
+    assert set(one) == {"focal", "dice_abnormal"}
+    assert one["dice_abnormal"] == both["dice_abnormal"]
+
+
+def test_image_cross_entropy_is_hand_computed_and_finite_at_certainty() -> None:
+    score = torch.tensor([0.25, 0.25])
+    certain = torch.tensor([0.0, 1.0], requires_grad=True)
+
+    found = image_cross_entropy(score, torch.tensor([1, 0]))
+    wrong = image_cross_entropy(certain, torch.tensor([1, 0]))
+    wrong.backward()
+
+    assert found.item() == pytest.approx((math.log(4) - math.log(0.75)) / 2)
+    assert wrong.item() == pytest.approx(6 * math.log(10), rel=1e-2)
+    assert torch.isfinite(certain.grad).all()

@@ -1,6 +1,8 @@
 """The staged trainer: it learns, goes on after an interruption, and stops at the first NaN."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,34 @@ def test_damaged_state_is_refused(tmp_path: Path) -> None:
 def test_nan_loss_stops_with_step_and_term(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"matrix: loss is nan at step 5 \(terms \['fit'\]\)"):
         run_stages(_stages(poison_at=5), tmp_path, seed=3, identity="a")
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_train import _stages
+from zsad.train import run_stages
+
+def on_step(name, done, total):
+    if (name, done) == ("vector", 25):
+        print("there", flush=True)
+        sys.stdin.read()  # until the parent kills
+
+run_stages(_stages(), Path(sys.argv[2]), seed=3, identity="a", save_every=10, on_step=on_step)
+"""
+
+
+def test_killed_process_is_taken_up_by_the_next(tmp_path: Path) -> None:
+    whole, resumed = _stages(), _stages()
+    run_stages(whole, tmp_path / "whole", seed=3, identity="a", save_every=10)
+    words = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path / "cut")]
+
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"there\n"
+        child.kill()
+    run_stages(resumed, tmp_path / "cut", seed=3, identity="a", save_every=10)
+
+    for expected, found in zip(_values(whole), _values(resumed), strict=True):
+        assert torch.equal(expected, found)

@@ -1,0 +1,44 @@
+import functools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from ada_clip_case import run_case
+from reference_case import (
+    CaseSettings,
+    assert_pinned,
+    assert_whole_reference,
+    read_pinned,
+    reference_folder,
+)
+
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
+
+run_once = functools.cache(run_case)
+
+
+def settings_of(reference: dict[str, Any], cluster_labels: list[list[int]]) -> CaseSettings:
+    extra = {
+        "training_image_index": reference["training_image_index"],
+        "cluster_labels": cluster_labels,
+    }
+    return CaseSettings.of(reference, extra)
+
+
+def test_official_preset_gives_the_released_codes_numbers() -> None:
+    pinned = read_pinned("ada_clip")
+
+    found = run_once(settings_of(pinned, pinned["inputs"]["cluster_labels"]))
+
+    assert_pinned(found, pinned)
+
+
+def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
+    folder = reference_folder("ada_clip")
+    reference = json.loads((folder / "ada_clip.json").read_text())
+    labels = np.load(folder / "ada_clip.npz")["cluster_labels"].tolist()
+
+    found = run_once(settings_of(reference, labels))
+
+    assert_whole_reference("ada_clip", found, reference, inputs=("cluster_labels",))

@@ -1,0 +1,31 @@
+import functools
+import json
+
+import pytest
+from anomaly_clip_case import run_case
+from reference_case import (
+    CaseSettings,
+    assert_pinned,
+    assert_whole_reference,
+    read_pinned,
+    reference_folder,
+)
+
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
+
+PINNED = read_pinned("anomaly_clip")
+run_once = functools.cache(run_case)
+
+
+def test_official_preset_gives_the_released_codes_numbers() -> None:
+    found = run_once(CaseSettings.of(PINNED))
+
+    assert_pinned(found, PINNED)
+
+
+def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
+    reference = json.loads((reference_folder("anomaly_clip") / "anomaly_clip.json").read_text())
+
+    found = run_once(CaseSettings.of(reference))
+
+    assert_whole_reference("anomaly_clip", found, reference)

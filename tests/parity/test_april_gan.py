@@ -1,0 +1,32 @@
+import functools
+import json
+
+import pytest
+from april_gan_case import run_case
+from reference_case import (
+    CaseSettings,
+    assert_pinned,
+    assert_whole_reference,
+    read_pinned,
+    reference_folder,
+)
+
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
+
+run_once = functools.cache(run_case)
+
+
+def test_official_preset_gives_the_released_codes_numbers() -> None:
+    pinned = read_pinned("april_gan")
+
+    found = run_once(CaseSettings.of(pinned))
+
+    assert_pinned(found, pinned)
+
+
+def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
+    reference = json.loads((reference_folder("april_gan") / "april_gan.json").read_text())
+
+    found = run_once(CaseSettings.of(reference))
+
+    assert_whole_reference("april_gan", found, reference)

