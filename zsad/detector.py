@@ -55,13 +55,17 @@ class Detector(nn.Module, ABC):
             ValueError: images and class_names differ in length, or the side is not S.
         """
 
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name; empty for a method without training."""
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """Everything outside the frozen backbone, by name; empty for a method without training."""
         return {
-            name: parameter.detach()
+            name: parameter
             for name, parameter in self.named_parameters()
             if not name.startswith("backbone.")
         }
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """The values of `own_parameters`: what training changes and a checkpoint holds."""
+        return {name: parameter.detach() for name, parameter in self.own_parameters().items()}
 
     def load_trainable_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over weights of `trainable_state_dict`; all of them or none.

@@ -116,7 +116,7 @@ def make(frozen: Backbone) -> Make:
 def leave_identity(detector: Method) -> None:
     """Move every weight off its start, by a draw that depends on its name and shape alone."""
     with torch.no_grad():
-        for parameter in detector.trained_parameters():
+        for parameter in detector.own_parameters().values():
             generator = torch.Generator().manual_seed(parameter.numel())
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
@@ -379,7 +379,7 @@ def test_parameter_count_on_vit_l_14_336_is_the_specified_one(method: str, count
 
     assert cnn.width == 2048
     assert sum(p.numel() for p in detector.trainable_state_dict().values()) == count
-    assert sum(p.numel() for p in detector.trained_parameters()) == count
+    assert sum(p.numel() for p in detector.own_parameters().values()) == count
 
 
 @pytest.mark.parametrize("method", METHODS)

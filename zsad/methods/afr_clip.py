@@ -195,7 +195,7 @@ class AFRClip(TrainableDetector):
         return (
             MethodStage(
                 name="train",
-                parameters=self.trained_parameters(),
+                parameters=list(self.own_parameters().values()),
                 losses=self._losses_of_batch,
                 epochs=EPOCHS,
                 batch_size=self.config.batch_size,
@@ -204,10 +204,6 @@ class AFRClip(TrainableDetector):
                 rate_per="epoch",
             ),
         )
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Everything outside the backbone."""
-        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
 
     def losses(
         self, images: Tensor, masks: Tensor, labels: Tensor, class_names: Sequence[str]
