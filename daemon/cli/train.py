@@ -66,6 +66,18 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument(
         "--pretrained", metavar="TAG", help="open_clip tag or checkpoint file of --backbone"
     )
+    parser.add_argument(
+        "--image-size",
+        type=positive_int,
+        metavar="PX",
+        help="input side; default: the backbone's own (the papers run ViT-L/14 at 518)",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=("native", "quick_gelu", "gelu"),
+        default="native",
+        help="native: as the backbone's name says; the released AA-CLIP code runs gelu",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", choices=("paper", "official"), default="paper")
@@ -142,7 +154,12 @@ def _train(args: argparse.Namespace) -> Path:
         )
         for stage in _STAGES
     ]
-    backbone = BackboneConfig(name=args.backbone, pretrained=args.pretrained)
+    backbone = BackboneConfig(
+        name=args.backbone,
+        pretrained=args.pretrained,
+        image_size=args.image_size,
+        activation=args.activation,
+    )
     return train_method(run, _method(args), backbone, schedules, watch=progress_bar)
 
 
