@@ -1,5 +1,6 @@
 """Prints a report to a terminal 100 columns wide."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -54,7 +55,14 @@ def _print_figures(report: ShiftReport, console: Console) -> None:
 
 
 def _table(title: str, *text_columns: str, numbers: tuple[str, ...] = ()) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", width=100, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,  # no borders: a serial console has 80 columns
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for name in text_columns:
         table.add_column(name, overflow="fold")
     for name in numbers:
