@@ -207,3 +207,29 @@ def test_a_start_that_cannot_work_ends_with_one_sentence(
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def test_the_same_line_runs_on_postgresql(line: Line, postgres_url: str) -> None:
+    line.settings["storage"] = {"url": postgres_url}
+    line.write_config()
+    refused = line.command("run", "--config", str(line.config_path), check=False)
+    line.command("db", "upgrade", "--config", str(line.config_path))
+
+    line.start()
+    with FramePublisher(line.endpoint, "cam1", category="fabric", mode="connect") as camera:
+        assert camera.wait_for_subscriber(10)
+        for seed in range(15):
+            camera.send(texture(seed))
+        wait_until(lambda: line.status().cameras["cam1"].inspected == 15, "15 inspections")
+    assert line.stop() == 0
+
+    report = line.command(
+        *("report", "range", "--config", str(line.config_path)),
+        *("--from", "2026-01-01", "--format", "json"),
+    )
+    shown = json.loads(report.stdout)
+    assert refused.returncode == 2
+    assert "zsad db upgrade" in refused.stderr
+    assert shown["totals"]["learning"] == 10
+    assert shown["totals"]["inspected"] == shown["received"] == 15
+    assert shown["is_ledger_balanced"]
