@@ -169,3 +169,16 @@ class TrainableDetector(Detector):
     @abstractmethod
     def stages(self) -> Sequence[MethodStage]:
         """The stages of training, in order."""
+
+    def training_batch(
+        self, images: Tensor, masks: Tensor, labels: Tensor, class_names: Sequence[str]
+    ) -> TrainingBatch:
+        """What the stages' losses take, with its frozen part computed; fields as there.
+
+        Raises:
+            ValueError: images do not fit, or are not one for each class name.
+        """
+        self.refuse_misfit(images, class_names)
+        with torch.no_grad():
+            embedded = self.backbone.embed_images(images)
+        return TrainingBatch(images, embedded, masks, labels, class_names)

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_stage import losses_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -129,7 +130,7 @@ def test_losses_are_focal_dice_and_image_cross_entropy(
 ) -> None:
     detector = make(temperature=1.0)
 
-    found = detector.losses(images, masks, labels, NAMES).terms
+    found = losses_of(detector, images, masks, labels, NAMES).terms
 
     raw = detector.raw_outputs(images, NAMES)
     assert set(found) == {"focal", "dice_abnormal", "image"}
@@ -145,7 +146,7 @@ def test_per_stage_losses_add_up_over_stages(
 ) -> None:
     detector = make(loss_on="stages", dice="both")
 
-    found = detector.losses(images, masks, labels, NAMES).terms
+    found = losses_of(detector, images, masks, labels, NAMES).terms
 
     names = {
         f"{name}_{stage}"

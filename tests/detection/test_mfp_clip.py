@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_stage import losses_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -154,9 +155,9 @@ def test_both_passes_are_supervised_unless_only_the_refined_one_is(
 ) -> None:
     refined = {"focal", "dice_abnormal", "image"}
 
-    both = make().losses(images, masks, labels, NAMES).terms
-    one = make(supervision="refined").losses(images, masks, labels, NAMES).terms
-    no_mp = make(mp=False).losses(images, masks, labels, NAMES).terms
+    both = losses_of(make(), images, masks, labels, NAMES).terms
+    one = losses_of(make(supervision="refined"), images, masks, labels, NAMES).terms
+    no_mp = losses_of(make(mp=False), images, masks, labels, NAMES).terms
 
     assert set(both) == refined | {f"{name}_coarse" for name in refined}
     assert set(one) == set(no_mp) == refined
@@ -169,7 +170,7 @@ def test_rowwise_dice_takes_rows_for_samples_in_a_batch_of_one(
     detector = make(dice_rowwise_b1=True, dice=dice)
     M = detector.raw_outputs(images[:1], NAMES[:1]).refined.fused_map
 
-    found = detector.losses(images[:1], masks[:1], labels[:1], NAMES[:1]).terms
+    found = losses_of(detector, images[:1], masks[:1], labels[:1], NAMES[:1]).terms
 
     rows = [dice_loss(M[0, [row]], masks[0, [row]]) for row in range(56)]
     torch.testing.assert_close(found["dice_abnormal"], torch.stack(rows).mean())

@@ -196,7 +196,7 @@ class AFRClip(TrainableDetector):
             MethodStage(
                 name="train",
                 parameters=list(self.own_parameters().values()),
-                losses=self._losses_of_batch,
+                losses=self.losses,
                 epochs=EPOCHS,
                 batch_size=self.config.batch_size,
                 learning_rate=lambda epoch: LEARNING_RATE / (epoch + 1),
@@ -205,23 +205,8 @@ class AFRClip(TrainableDetector):
             ),
         )
 
-    def losses(
-        self, images: Tensor, masks: Tensor, labels: Tensor, class_names: Sequence[str]
-    ) -> StageLosses:
-        """Focal and Dice on the map, binary cross-entropy on the image score, all of weight 1.
-
-        Args:
-            images: [B, 3, S, S].
-            masks: [B, S, S] float in {0, 1}.
-            labels: [B], 1 is anomalous.
-            class_names: B nouns.
-        """
-        self.refuse_misfit(images, class_names)
-        with torch.no_grad():
-            embedded = self.backbone.embed_images(images)
-        return self._losses_of_batch(TrainingBatch(images, embedded, masks, labels, class_names))
-
-    def _losses_of_batch(self, batch: TrainingBatch) -> StageLosses:
+    def losses(self, batch: TrainingBatch) -> StageLosses:
+        """Focal and Dice on the map, binary cross-entropy on the image score, all of weight 1."""
         raw = self._evaluate(batch.images, batch.embedded, batch.class_names)
         both = self.config.dice == "both"
         if self.config.loss_on == "fused":
