@@ -31,8 +31,9 @@ from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.detector_slot import DetectorSlot
 from daemon.inspection.inspector import Inspector
 from daemon.inspection.loop import InspectionLoop
+from daemon.log import RateLimitedLog
 from daemon.service_notify import ServiceNotifier
-from daemon.status import STATUS_FILE, State, write_status
+from daemon.status import STATUS_FILE, State, StatusSnapshot, write_status
 from daemon.storage import repository, revision
 from daemon.storage.database import open_database, write_transaction
 from daemon.storage.writer import Result, Writer
@@ -88,6 +89,7 @@ class _Line:
         self._engine = engine
         self._stop = threading.Event()
         self._notifier = ServiceNotifier()
+        self._warnings = RateLimitedLog(logger)
         self._status_path = config.run_dir / STATUS_FILE
         self._health = Health(
             line=config.line,
@@ -290,13 +292,14 @@ class _Line:
         """Feed the watchdog only while every thread moves; take over new calibrations."""
         next_check_at = time.monotonic() + CALIBRATION_CHECK_S
         while not self._stop.wait(TICK_S):
-            self._publish_status()
+            snapshot = self._publish_status()
             now = time.monotonic()
             self._writer_beat.beat_at(self._writer.last_progress)
             if dead := self._health.dead_threads(now):
-                logger.error("threads without progress", extra={"workers": dead})
+                self._warnings.warning("dead", "threads without progress", workers=dead)
                 continue
             self._notifier.watchdog()
+            self._notifier.status(_one_line(snapshot))
             if now >= next_check_at:
                 next_check_at = now + CALIBRATION_CHECK_S
                 self._take_over_calibrations()
@@ -306,24 +309,24 @@ class _Line:
             with self._engine.connect() as connection:
                 current = repository.current_calibrations(connection, self._slot.version)
         except OperationalError as error:  # the database is away; the writer retries, so do we
-            logger.warning("calibrations not read", extra={"error": str(error.orig)})
+            self._warnings.warning("calibrations", "calibrations not read", error=str(error.orig))
             return
         for name in self._book.replace(current):
             self._log_calibration(current[name])
 
-    def _publish_status(self) -> None:
+    def _publish_status(self) -> StatusSnapshot:
         for name, camera in self._subscriber.counters().cameras.items():
             self._health.set_received(name, camera.received, camera.last_received_utc)
         self._health.set_queue_frames(len(self._frames))
         writer = self._writer.counters
         self._health.set_counter("write_retries", writer.retries)
         self._health.set_counter("write_duplicates", writer.duplicates)
+        snapshot = self._health.snapshot(time.monotonic(), _utc_now())
         try:
-            write_status(
-                self._status_path, self._health.snapshot(time.monotonic(), datetime.now(UTC))
-            )
+            write_status(self._status_path, snapshot)
         except OSError as error:  # a full or vanished run_dir must not stop inspection
-            logger.warning("status not written", extra={"error": str(error)})
+            self._warnings.warning("status", "status not written", error=str(error))
+        return snapshot
 
     def _shut_down(self) -> int:
         """Stop from source to sink, so that nothing received is lost."""
@@ -360,6 +363,14 @@ class _Line:
             if time.monotonic() >= give_up_at:
                 return False
         return True
+
+
+def _one_line(snapshot: StatusSnapshot) -> str:
+    """For `systemctl status`."""
+    received = sum(camera.received for camera in snapshot.cameras.values())
+    inspected = sum(camera.inspected for camera in snapshot.cameras.values())
+    ng = sum(verdicts.get(Verdict.NG, 0) for verdicts in snapshot.verdicts.values())
+    return f"{received} received, {inspected} inspected, {ng} NG, {snapshot.queue_frames} waiting"
 
 
 def _utc_now() -> datetime:

@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import time
 from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
@@ -32,11 +31,6 @@ class ServiceNotifier:
     def watchdog(self) -> None:
         """Still making progress; call only from the place that proves it."""
         self._send("WATCHDOG=1")
-
-    def reloading(self) -> None:
-        """A reload begins; `ready` ends it."""
-        monotonic_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send("RELOADING=1", f"MONOTONIC_USEC={monotonic_us}")
 
     def stopping(self, status: str) -> None:
         """The stop has begun."""

@@ -54,6 +54,7 @@ class Line:
             "queue": {"max_frames": 500},
         }
         self.endpoint: str = self.settings["sources"][0]["endpoint"]
+        self.environment = dict(os.environ)
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -81,6 +82,7 @@ class Line:
                 [sys.executable, "-m", "daemon", "run", "--config", str(self.config_path)],
                 stdout=log,
                 stderr=log,
+                env=self.environment,
             )
         wait_until(self._is_ready, "the daemon to be ready", START_TIMEOUT_S)
 

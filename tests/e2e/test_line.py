@@ -1,7 +1,9 @@
 """The whole line: camera programs, the daemon process, its database and its commands."""
 
+import contextlib
 import json
 import os
+import socket
 import time
 
 import cv2
@@ -57,6 +59,26 @@ def test_two_cameras_end_as_rows_report_and_clean_stop(line: Line) -> None:
     ]
 
 
+def test_systemd_hears_ready_watchdog_and_stopping(line: Line) -> None:
+    address = line.endpoint.removeprefix("ipc://").removesuffix("frames") + "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(60)
+        line.environment["NOTIFY_SOCKET"] = address
+        line.start()
+        heard = [manager.recv(4096).decode() for _ in range(2)]
+        code = line.stop()
+        manager.settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                heard.append(manager.recv(4096).decode())
+
+    assert code == 0
+    assert heard[0].startswith("READY=1")
+    assert heard[1] == "WATCHDOG=1"
+    assert any(message.startswith("STOPPING=1") for message in heard)
+
+
 def test_bad_input_costs_its_frame_and_the_next_is_inspected(line: Line) -> None:
     line.settings["limits"] = {"max_pixels": 1_000_000, "max_payload_bytes": 2_000_000}
     line.start()
@@ -64,10 +86,10 @@ def test_bad_input_costs_its_frame_and_the_next_is_inspected(line: Line) -> None
     jpeg = cv2.imencode(".jpg", good)[1].tobytes()
     bomb = cv2.imencode(".png", np.zeros((4000, 4000), np.uint8))[1].tobytes()
     context = zmq.Context()
-    socket = context.socket(zmq.XPUB)
-    socket.linger = 2000
-    socket.connect(line.endpoint)
-    assert socket.poll(10_000), "the daemon subscribes"
+    sender = context.socket(zmq.XPUB)
+    sender.linger = 2000
+    sender.connect(line.endpoint)
+    assert sender.poll(10_000), "the daemon subscribes"
 
     def header(seq: int, **changes: object) -> bytes:
         fields = {
@@ -99,10 +121,10 @@ def test_bad_input_costs_its_frame_and_the_next_is_inspected(line: Line) -> None
         [b"t", header(7), jpeg],
     ]
     for message in messages:
-        socket.send_multipart(message)
+        sender.send_multipart(message)
 
     wait_until(lambda: decided(line) == 2, "the two good frames")
-    socket.close()
+    sender.close()
     context.term()
     assert line.stop() == 0
     errors = dict(line.query("SELECT seq, error_reason FROM inspection WHERE verdict='ERROR'"))

@@ -1,6 +1,5 @@
 import logging
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,19 +33,6 @@ def test_each_state_arrives_as_systemd_expects_it(systemd: tuple[socket.socket, 
         b"WATCHDOG=1",
         b"STOPPING=1\nSTATUS=draining",
     ]
-
-
-def test_reloading_carries_the_monotonic_clock(systemd: tuple[socket.socket, str]) -> None:
-    manager, address = systemd
-    before_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-
-    ServiceNotifier({"NOTIFY_SOCKET": address}).reloading()
-
-    reloading, monotonic = manager.recv(4096).decode().split("\n")
-    assert reloading == "RELOADING=1"
-    name, _, value = monotonic.partition("=")
-    assert name == "MONOTONIC_USEC"
-    assert before_us <= int(value) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
 def test_a_status_cannot_smuggle_a_second_assignment(systemd: tuple[socket.socket, str]) -> None:
