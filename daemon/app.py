@@ -58,7 +58,6 @@ def run_daemon(config: Config, config_path: Path) -> int:
     Raises:
         ConfigError, ModelError, StorageError: the daemon cannot start as configured.
     """
-    config.run_dir.mkdir(parents=True, exist_ok=True)
     with _only_daemon_in(config.run_dir):
         engine = open_database(config.storage, config_path.resolve().parent, os.environ)
         try:
@@ -71,7 +70,15 @@ def run_daemon(config: Config, config_path: Path) -> int:
 @contextlib.contextmanager
 def _only_daemon_in(run_dir: Path) -> Iterator[None]:
     """Hold a lock on `run_dir`; the kernel frees it however the process ends."""
-    with (run_dir / "lock").open("w") as lock:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        opened = (run_dir / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir {run_dir} cannot be written: {error.strerror}; create it for this user, or "
+            "configure another"
+        ) from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

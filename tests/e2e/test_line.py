@@ -213,6 +213,7 @@ def test_second_daemon_on_the_same_run_dir_is_refused(line: Line) -> None:
         ("model", {"device": "cuda"}, ["CUDA"]),
         ("cameras", {"cam1": {"category": "tyle"}}, ["tyle", "daemon.yaml"]),
         ("storage", {"url": "sqlite:////proc/zsad.db"}, ["/proc"]),
+        ("run_dir", "/proc/zsad", ["run_dir /proc/zsad", "cannot be written"]),
     ],
 )
 def test_a_start_that_cannot_work_ends_with_one_sentence(
