@@ -98,10 +98,20 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
             try:
                 sent = _publish_and_watch(plan, config, cameras, Path(sockets), daemon, console)
             finally:
-                daemon.terminate()
-                exit_code = daemon.wait(timeout=STOP_TIMEOUT_S)
+                exit_code = _stop(daemon)
     console.print(f"Daemon stopped with exit code {exit_code}; its log: {plan.out / 'daemon.log'}")
-    return _conclude(plan, config, config_path, sent, started_utc, console)
+    is_complete = _conclude(plan, config, config_path, sent, started_utc, console)
+    return 0 if is_complete and exit_code == 0 else 1
+
+
+def _stop(daemon: "subprocess.Popen[bytes]") -> int:
+    """SIGTERM, and SIGKILL if it does not drain in time; the exit code."""
+    daemon.terminate()
+    try:
+        return daemon.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        return daemon.wait()
 
 
 def _write_config(out: Path, sockets: Path, cameras: Sequence[DemoCamera]) -> Path:
@@ -287,8 +297,8 @@ def _conclude(
     sent: Sequence[SentFrame],
     started_utc: datetime,
     console: Console,
-) -> int:
-    """Report, agreement with the known labels, and whether every frame is accounted for."""
+) -> bool:
+    """Report and agreement with the known labels; whether every sent frame is accounted for."""
     engine = open_database(config.storage, config_path.parent, os.environ)
     try:
         now = datetime.now(UTC)
@@ -300,9 +310,15 @@ def _conclude(
     write_html(report, html)
     render_terminal(report, console)
     console.print(agreement_table(judged))
+    # The publishers' own count: the report cannot see what is lost after the last frame received.
+    is_complete = report.is_ledger_balanced and len(sent) == report.received + report.gaps
+    console.print(
+        f"Ledger:        sent {len(sent)} {'=' if is_complete else 'IS NOT'} "
+        f"received {report.received} + gaps {report.gaps}"
+    )
     console.print(f"Report:        {html}")
     console.print(f"Database:      {plan.out / 'zsad.db'}")
-    return 0 if report.is_ledger_balanced else 1
+    return is_complete
 
 
 def _judged(engine: Engine, labels: Mapping[FrameId, bool]) -> list[JudgedFrame]:

@@ -109,7 +109,8 @@ def _score_images(
         file
         for path in paths
         for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        if path.is_file() or file.suffix.lower() in IMAGE_SUFFIXES
+        # in a folder other files are passed over; one that was named must open
+        if not path.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES
     ]
     if not files:
         raise ConfigError(f"no image in {', '.join(str(path) for path in paths)}")

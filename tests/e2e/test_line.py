@@ -196,6 +196,19 @@ def test_stored_learning_frames_calibrate_a_running_line(line: Line) -> None:
     assert line.query("SELECT verdict FROM inspection WHERE seq=12") != [("LEARNING",)]
 
 
+def test_a_mistyped_image_path_is_named_not_passed_over(line: Line) -> None:
+    line.write_config()
+
+    done = line.command(
+        *("calibrate", str(line.folder / "god_parts")),
+        *("--config", str(line.config_path), "--category", "tile"),
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "god_parts" in done.stderr
+
+
 def test_second_daemon_on_the_same_run_dir_is_refused(line: Line) -> None:
     line.start()
 
