@@ -18,7 +18,7 @@ from types import FrameType
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from daemon.config import Config
+from daemon.config.line import Config
 from daemon.config_file import hide_password
 from daemon.core import Calibration, FrameLoss, Inspection, LossReason, Verdict
 from daemon.errors import ConfigError, StorageError

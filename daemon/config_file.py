@@ -9,7 +9,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from daemon.config import Config, CrossCheckError, Place, Section
+from daemon.config.line import Config
+from daemon.config.section import CrossCheckError, Place, Section
 from daemon.errors import ConfigError
 from daemon.yaml_tree import Mark, YamlTextError, YamlTree, read_yaml
 

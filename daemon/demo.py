@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from sqlalchemy import Engine, select
 
-from daemon.config import Config
+from daemon.config.line import Config
 from daemon.config_file import load_config
 from daemon.core import FrameId, Verdict
 from daemon.demo_images import DemoCamera, demo_cameras

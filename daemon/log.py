@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-from daemon.config import LogConfig
+from daemon.config.line import LogConfig
 
 MAX_VALUE_CHARS = 500
 MAX_ITEMS = 20

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from daemon.config import ShiftConfig
+from daemon.config.line import ShiftConfig
 from daemon.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import yaml
 
-from daemon.config import Place
+from daemon.config.section import Place
 
 MAX_DEPTH = 20
 _NULLS = ("", "~", "null", "Null", "NULL")

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from daemon.config import StorageConfig
+from daemon.config.storage import StorageConfig
 from daemon.storage import revision
 from daemon.storage.database import open_database
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 from daemon.cli.line_database import add_line_arguments, open_line
-from daemon.config import CategoryConfig, Config
+from daemon.config.categories import CategoryConfig
+from daemon.config.line import Config
 from daemon.core import Calibration
 from daemon.errors import ConfigError
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon.config import Config
+from daemon.config.line import Config
 from daemon.config_file import load_config
 from daemon.errors import ConfigError
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from daemon.cli.status_tables import status_tables
-from daemon.config import Config, ShiftConfig
+from daemon.config.line import Config, ShiftConfig
 from daemon.config_file import ConfigFileError, hide_password, load_config
 from daemon.errors import ConfigError
 from daemon.status import (

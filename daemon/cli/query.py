@@ -12,7 +12,7 @@ from rich.text import Text
 
 from daemon.cli.arguments import positive_int
 from daemon.cli.line_database import add_line_arguments, local_instant, open_line
-from daemon.config import Config
+from daemon.config.line import Config
 from daemon.core import LossReason, Verdict
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from daemon.config import CameraConfig, LimitsConfig, SourceConfig
+from daemon.config.sources import CameraConfig, LimitsConfig, SourceConfig
 from daemon.core import FrameId, FrameInfo, FrameLoss, LossReason
 from daemon.errors import FrameError
 from daemon.ingest.message import (

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
-from daemon.config import QueueConfig
+from daemon.config.sources import QueueConfig
 from daemon.core import Frame
 
 WAIT_S = 0.1

@@ -4,7 +4,7 @@ import contextlib
 
 import zmq
 
-from daemon.config import LimitsConfig, SourceConfig
+from daemon.config.sources import LimitsConfig, SourceConfig
 from daemon.errors import ConfigError
 from daemon.ingest.message import Buffer
 from daemon.ingest.wire import MAX_HEADER_BYTES

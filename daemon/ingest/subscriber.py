@@ -9,7 +9,7 @@ from datetime import datetime
 
 import zmq
 
-from daemon.config import CameraConfig, LimitsConfig, SourceConfig
+from daemon.config.sources import CameraConfig, LimitsConfig, SourceConfig
 from daemon.core import Frame, FrameLoss, LossReason
 from daemon.ingest.admission import Admitted, ErrorFrame, Gatekeeper
 from daemon.ingest.decoding import DecodePool

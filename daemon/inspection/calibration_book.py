@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from daemon.config import CategoryConfig
+from daemon.config.categories import CategoryConfig
 from daemon.core import Calibration
 from daemon.inspection.calibration import calibrate
 

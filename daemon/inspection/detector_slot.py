@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from daemon.config import ModelConfig
+from daemon.config.detector import ModelConfig
 from daemon.core import Image, ScoreMap
 from daemon.model import open_model
 

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from daemon.config import CategoryConfig, StorageConfig
+from daemon.config.categories import CategoryConfig
+from daemon.config.storage import StorageConfig
 from daemon.core import Calibration, Frame, Image, Inspection, LossReason, Region, ScoreMap, Verdict
 from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.decision import decide

@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, Engine
 
-from daemon.config import Config
+from daemon.config.line import Config
 from daemon.report.contents import ReportWindow, ShiftReport
 from daemon.report.defects import read_gallery, read_pareto, read_parts
 from daemon.report.figures import (

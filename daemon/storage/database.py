@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from daemon.config import StorageConfig
+from daemon.config.storage import StorageConfig
 from daemon.errors import StorageError
 from daemon.storage.mounts import network_file_system
 

@@ -12,7 +12,7 @@ import pytest
 import zmq
 from numpy.typing import NDArray
 
-from daemon.config import CameraConfig, LimitsConfig, QueueConfig, SourceConfig
+from daemon.config.sources import CameraConfig, LimitsConfig, QueueConfig, SourceConfig
 from daemon.core import Frame, FrameLoss, LossReason
 from daemon.ingest.admission import ErrorFrame
 from daemon.ingest.frame_queue import FrameQueue

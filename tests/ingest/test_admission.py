@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import CameraConfig, LimitsConfig, SourceConfig
+from daemon.config.sources import CameraConfig, LimitsConfig, SourceConfig
 from daemon.core import FrameLoss, LossReason
 from daemon.ingest.admission import Admission, Admitted, ErrorFrame, Gatekeeper
 from daemon.ingest.numbering import DaemonNumbering

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from daemon.config import SourceConfig
+from daemon.config.sources import SourceConfig
 
 ROOT = Path(__file__).parents[2]
 StartIngest = Callable[..., Any]  # conftest's RunningIngest, which no test module can import

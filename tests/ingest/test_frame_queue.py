@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import QueueConfig
+from daemon.config.sources import QueueConfig
 from daemon.core import Frame, FrameId, FrameInfo
 from daemon.ingest.frame_queue import FrameQueue
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from daemon.cli.publish import add_commands
-from daemon.config import SourceConfig
+from daemon.config.sources import SourceConfig
 from daemon.errors import ConfigError
 
 Image = NDArray[np.uint8]

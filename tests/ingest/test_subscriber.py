@@ -9,7 +9,7 @@ import pytest
 import zmq
 from numpy.typing import NDArray
 
-from daemon.config import LimitsConfig, QueueConfig, SourceConfig
+from daemon.config.sources import LimitsConfig, QueueConfig, SourceConfig
 from daemon.core import LossReason
 from daemon.errors import ConfigError
 from daemon.ingest.publisher import FramePublisher

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from daemon.config import CategoryConfig, StorageConfig
+from daemon.config.categories import CategoryConfig
+from daemon.config.storage import StorageConfig
 from daemon.core import (
     Calibration,
     Frame,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import LogConfig
+from daemon.config.line import LogConfig
 from daemon.log import (
     MAX_KEYS,
     MAX_VALUE_CHARS,

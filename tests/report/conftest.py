@@ -12,14 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, insert
 
-from daemon.config import (
-    CameraConfig,
-    CategoryConfig,
-    Config,
-    ShiftConfig,
-    SourceConfig,
-    StorageConfig,
-)
+from daemon.config.categories import CategoryConfig
+from daemon.config.line import Config, ShiftConfig
+from daemon.config.sources import CameraConfig, SourceConfig
+from daemon.config.storage import StorageConfig
 from daemon.storage.tables import (
     CalibrationRow,
     DaemonRunRow,

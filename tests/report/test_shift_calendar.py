@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daemon.config import ShiftConfig
+from daemon.config.line import ShiftConfig
 from daemon.errors import ConfigError
 from daemon.shift_calendar import shift_at, shift_window, shifts_on
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from daemon.config import StorageConfig
+from daemon.config.storage import StorageConfig
 from daemon.errors import StorageError
 from daemon.storage.database import is_temporary, open_database, resolve_url, write_transaction
 

@@ -6,7 +6,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from daemon.config import StorageConfig
+from daemon.config.storage import StorageConfig
 from daemon.core import FrameLoss, Inspection
 from daemon.errors import StorageError
 from daemon.storage import repository, revision

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from daemon.config import StorageConfig
+from daemon.config.storage import StorageConfig
 from daemon.core import FrameId, FrameInfo, Inspection, Region, Thumbnails, Verdict
 from daemon.storage.database import open_database
 from daemon.storage.writer import Result, Writer

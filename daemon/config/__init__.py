@@ -1,0 +1,1 @@
+"""The YAML configuration as frozen pydantic models, one file a subject. Reads no file."""

@@ -1,0 +1,71 @@
+"""Where frames come from, and what one may cost."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from daemon.config.section import CrossCheckError, Endpoint, Name, Section
+
+
+class SourceConfig(Section):
+    """One ZeroMQ socket that frames arrive on.
+
+    Attributes:
+        endpoint: For example `tcp://127.0.0.1:5555` or `ipc:///run/zsad/frames`.
+        socket: `sub` may drop under load (gaps are counted), `pull` holds the sender back.
+        mode: `connect` to publishers that bind (the default), or `bind`.
+        camera: Camera name for imagezmq senders whose message names none.
+    """
+
+    endpoint: Endpoint
+    socket: Literal["sub", "pull"] = "sub"
+    mode: Literal["connect", "bind"] = "connect"
+    camera: Name | None = None
+
+    @model_validator(mode="after")
+    def _connects_to_somewhere(self) -> Self:
+        if self.mode == "connect" and self.endpoint.startswith(("tcp://*:", "tcp://0.0.0.0:")):
+            raise CrossCheckError(
+                [
+                    (
+                        ("endpoint",),
+                        f"{self.endpoint!r} means every address, which only `mode: bind` can use: "
+                        "name the host that publishes",
+                    )
+                ]
+            )
+        return self
+
+
+class CameraConfig(Section):
+    """One camera that may send frames.
+
+    Attributes:
+        category: Used when a frame names none (imagezmq frames never do).
+    """
+
+    category: Name | None = None
+
+
+class QueueConfig(Section):
+    """The queue between sockets and detector.
+
+    Attributes:
+        drop_policy: When it is full: `drop_oldest` keeps what is freshest, `drop_newest` keeps
+            what came first, `block` stops reading the sockets (right for `pull`).
+    """
+
+    max_frames: Annotated[int, Field(ge=1, le=10_000)] = 64
+    drop_policy: Literal["drop_oldest", "drop_newest", "block"] = "drop_oldest"
+
+
+class LimitsConfig(Section):
+    """Bounds on what a frame may cost.
+
+    Attributes:
+        max_clock_skew_s: A capture time further ahead of the daemon's clock is an error.
+    """
+
+    max_payload_bytes: Annotated[int, Field(ge=1024, le=1 << 31)] = 64 << 20
+    max_pixels: Annotated[int, Field(ge=1024, le=400_000_000)] = 32_000_000
+    max_clock_skew_s: Annotated[float, Field(gt=0)] = 60.0
