@@ -20,7 +20,16 @@ from sqlalchemy.exc import OperationalError
 
 from daemon.config.line import Config
 from daemon.config_file import hide_password
-from daemon.core import Calibration, FrameLoss, Inspection, LossReason, Verdict
+from daemon.core import (
+    Calibration,
+    Event,
+    EventKind,
+    FrameLoss,
+    Inspection,
+    LossReason,
+    Severity,
+    Verdict,
+)
 from daemon.errors import ConfigError, StorageError
 from daemon.health import Health
 from daemon.ingest.admission import ErrorFrame
@@ -135,6 +144,7 @@ class _Line:
             heartbeat.beat()  # loading may have taken longer than the watchdog's patience
         self._inspection.start()
         self._ingest.start()
+        self._note(EventKind.STARTED, f"inspecting with {self._slot.version}")
         self._health.set_state(State.READY)
         self._notifier.ready(f"inspecting with {self._slot.version}")
         logger.info(
@@ -240,6 +250,10 @@ class _Line:
             error_detail=error.detail,
         )
 
+    def _note(self, kind: EventKind, detail: str, severity: Severity = Severity.INFO) -> None:
+        """Write into the line's diary."""
+        self._writer.put(Event(kind, severity, _utc_now(), detail))
+
     def _count_committed(self, results: Sequence[Result]) -> None:
         """Counted when it is in the database, not before."""
         for result in results:
@@ -248,7 +262,7 @@ class _Line:
                     self._health.count_inspection(result)
                 case FrameLoss():
                     self._health.count_loss(result)
-                case Calibration():
+                case Calibration() | Event():
                     pass
 
     def _log_calibration(self, made: Calibration) -> None:
@@ -352,6 +366,7 @@ class _Line:
                 failed = True
             failed = failed or worker.error is not None
         try:
+            self._note(EventKind.STOPPED, "failed" if failed else "orderly")
             self._writer.stop(WRITER_STOP_S)
         except StorageError:
             logger.exception("results not stored")

@@ -42,6 +42,37 @@ class LossReason(StrEnum):
     INFERENCE_FAILED = "inference_failed"
 
 
+class EventKind(StrEnum):
+    """What happened to the line, apart from its frames. The word is stored; it never changes."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+
+
+class Severity(StrEnum):
+    """How soon a person has to look."""
+
+    INFO = "info"
+    WARNING = "warning"  # degraded, but handled
+    ALARM = "alarm"  # someone must act
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the line's diary.
+
+    Attributes:
+        detail: One sentence with the value and the limit, for people.
+    """
+
+    kind: EventKind
+    severity: Severity
+    at_utc: datetime
+    detail: str
+    camera: str | None = None
+    category: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FrameId:
     """What makes a frame unique: a camera, one start of its publisher, a running number."""

@@ -1,4 +1,4 @@
-"""`zsad query`: the newest inspections or losses, filtered; no SQL needed."""
+"""`zsad query`: the newest inspections, losses or events, filtered; no SQL needed."""
 
 import argparse
 import json
@@ -13,15 +13,15 @@ from rich.text import Text
 from daemon.cli.arguments import positive_int
 from daemon.cli.line_database import add_line_arguments, local_instant, open_line
 from daemon.config.line import Config
-from daemon.core import LossReason, Verdict
+from daemon.core import LossReason, Severity, Verdict
 
 if TYPE_CHECKING:
-    from daemon.report.recent import Filters, InspectionFound, LossFound
+    from daemon.report.recent import EventFound, Filters, InspectionFound, LossFound
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `query inspections` and `query losses`."""
-    group = subparsers.add_parser("query", help="look up inspections and losses")
+    """Adds `query inspections`, `query losses` and `query events`."""
+    group = subparsers.add_parser("query", help="look up inspections, losses and events")
     queries = group.add_subparsers(title="queries", metavar="WHAT", required=True)
 
     parser = queries.add_parser("inspections", help="the newest inspections, newest first")
@@ -34,6 +34,11 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--reason", choices=[reason.value for reason in LossReason])
     _add_filter_arguments(parser)
     parser.set_defaults(run=_run_losses)
+
+    parser = queries.add_parser("events", help="the line's diary: alarms, starts, refusals")
+    parser.add_argument("--severity", choices=[severity.value for severity in Severity])
+    _add_filter_arguments(parser)
+    parser.set_defaults(run=_run_events)
 
 
 def _add_filter_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +86,23 @@ def _run_losses(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_events(args: argparse.Namespace) -> int:
+    from daemon.report.recent import recent_events
+
+    with open_line(args) as (config, engine), engine.connect() as connection:
+        found = recent_events(
+            connection,
+            _filters(args, config),
+            severity=None if args.severity is None else Severity(args.severity),
+            limit=args.limit,
+        )
+    if args.json:
+        _print_json("events", found)
+    else:
+        _print_events(found, config)
+    return 0
+
+
 def _filters(args: argparse.Namespace, config: Config) -> "Filters":
     from daemon.report.recent import Filters
 
@@ -93,7 +115,9 @@ def _filters(args: argparse.Namespace, config: Config) -> "Filters":
     )
 
 
-def _print_json(name: str, found: "list[InspectionFound] | list[LossFound]") -> None:
+def _print_json(
+    name: str, found: "list[InspectionFound] | list[LossFound] | list[EventFound]"
+) -> None:
     """One object with one array; times are ISO 8601 in UTC."""
     rows = [
         {
@@ -141,6 +165,24 @@ def _print_losses(found: "list[LossFound]", config: Config) -> None:
         )
         table.add_row(*(Text(clean(cell)) for cell in cells))
     _print_table(table, "no loss matches")
+
+
+def _print_events(found: "list[EventFound]", config: Config) -> None:
+    from daemon.report.words import NO_VALUE, clean
+
+    table = _table(f"at ({config.timezone})", "severity", "event", "camera", "category")
+    table.add_column("detail", overflow="fold")
+    for row in found:
+        cells = (
+            _local(row.at_utc, config),
+            row.severity,
+            row.kind,
+            row.camera or NO_VALUE,
+            row.category or NO_VALUE,
+            row.detail,
+        )
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    _print_table(table, "no event matches")
 
 
 def _table(*names: str) -> Table:

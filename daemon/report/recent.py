@@ -1,12 +1,12 @@
-"""The newest inspections and losses that match a few filters; for people and scripts."""
+"""The newest inspections, losses and events that match a few filters; for people and scripts."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from daemon.core import LossReason, Verdict
-from daemon.storage.tables import FrameLossRow, InspectionRow, ModelVersionRow
+from daemon.core import LossReason, Severity, Verdict
+from daemon.storage.tables import EventRow, FrameLossRow, InspectionRow, ModelVersionRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,18 @@ class LossFound:
     epoch: int | None
     first_seq: int | None
     last_seq: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventFound:
+    """One entry of the diary; see `daemon.core.Event`."""
+
+    at_utc: datetime
+    severity: str
+    kind: str
+    camera: str | None
+    category: str | None
     detail: str
 
 
@@ -137,3 +149,28 @@ def recent_losses(
     if filters.to_utc is not None:
         query = query.where(row.lost_utc < filters.to_utc)
     return [LossFound(*found) for found in connection.execute(query)]
+
+
+def recent_events(
+    connection: Connection, filters: Filters, *, severity: Severity | None = None, limit: int
+) -> list[EventFound]:
+    """At most `limit`, newest first."""
+    row = EventRow
+    query = (
+        select(row.at_utc, row.severity, row.kind, row.camera, row.category, row.detail)
+        .where(row.line == filters.line)
+        .order_by(row.at_utc.desc(), row.id.desc())
+        .limit(limit)
+    )
+    for column, wanted in (
+        (row.camera, filters.camera),
+        (row.category, filters.category),
+        (row.severity, severity),
+    ):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if filters.from_utc is not None:
+        query = query.where(row.at_utc >= filters.from_utc)
+    if filters.to_utc is not None:
+        query = query.where(row.at_utc < filters.to_utc)
+    return [EventFound(*found) for found in connection.execute(query)]

@@ -10,12 +10,13 @@ from datetime import datetime
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from daemon.core import Calibration, FrameId, FrameLoss, Inspection, Verdict
+from daemon.core import Calibration, Event, FrameId, FrameLoss, Inspection, Verdict
 from daemon.errors import StorageError
 from daemon.storage import rows
 from daemon.storage.tables import (
     CalibrationRow,
     DaemonRunRow,
+    EventRow,
     FrameLossRow,
     InspectionRow,
     ModelVersionRow,
@@ -164,9 +165,9 @@ def learning_scores(connection: Connection, category: str, model_version: str) -
 
 
 def add_results(
-    connection: Connection, line: str, results: Sequence[Inspection | FrameLoss]
+    connection: Connection, line: str, results: Sequence[Inspection | FrameLoss | Event]
 ) -> Stored:
-    """Write inspections with their regions and pictures, and losses.
+    """Write inspections with their regions and pictures, losses, and events.
 
     A frame that has a row already is skipped with its regions and pictures, and reported.
 
@@ -175,7 +176,10 @@ def add_results(
     """
     inspections = [result for result in results if isinstance(result, Inspection)]
     losses = [result for result in results if isinstance(result, FrameLoss)]
+    events = [result for result in results if isinstance(result, Event)]
     duplicates = _add_inspections(connection, line, inspections) if inspections else ()
+    if events:
+        connection.execute(insert(EventRow), [rows.of_event(line, event) for event in events])
     if losses:
         connection.execute(insert(FrameLossRow), [rows.of_loss(line, loss) for loss in losses])
     return Stored(

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from daemon.core import Calibration, FrameLoss, Inspection, Region, Thumbnails
+from daemon.core import Calibration, Event, FrameLoss, Inspection, Region, Thumbnails
 
 Values = dict[str, Any]
 """Column name to value, as SQLAlchemy's bulk insert takes it."""
@@ -56,6 +56,19 @@ def of_loss(line: str, loss: FrameLoss) -> Values:
         "first_seq": loss.first_seq,
         "last_seq": loss.last_seq,
         "detail": _storable(loss.detail),
+    }
+
+
+def of_event(line: str, event: Event) -> Values:
+    """A row of `event`."""
+    return {
+        "line": line,
+        "kind": event.kind.value,
+        "severity": event.severity.value,
+        "at_utc": event.at_utc,
+        "camera": _storable(event.camera, MAX_NAME),
+        "category": _storable(event.category, MAX_NAME),
+        "detail": _storable(event.detail),
     }
 
 

@@ -200,3 +200,18 @@ class FrameLossRow(Base):
     first_seq: Mapped[int | None] = mapped_column(BigInteger)
     last_seq: Mapped[int | None] = mapped_column(BigInteger)
     detail: Mapped[str]
+
+
+class EventRow(Base):
+    """The line's diary: starts, alarms, refused clients, everything that is not a frame."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index("ix_event_at_utc", "at_utc"),)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    line: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(32))
+    severity: Mapped[str] = mapped_column(String(16))
+    at_utc: Mapped[datetime]
+    camera: Mapped[str | None] = mapped_column(String(64))
+    category: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str]

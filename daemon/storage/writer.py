@@ -17,7 +17,7 @@ from itertools import count
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from daemon.core import Calibration, FrameLoss, Inspection
+from daemon.core import Calibration, Event, FrameLoss, Inspection
 from daemon.errors import StorageError
 from daemon.log import RateLimitedLog
 from daemon.storage import repository
@@ -34,7 +34,7 @@ LAST_RETRY_S = 5.0
 ABANDON_S = 10.0
 """After `stop` gave up: longer than one statement may wait for a lock."""
 
-Result = Inspection | FrameLoss | Calibration
+Result = Inspection | FrameLoss | Calibration | Event
 
 
 @dataclass(frozen=True, slots=True)

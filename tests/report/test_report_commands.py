@@ -1,12 +1,16 @@
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from daemon.cli import query, report
+from daemon.core import Event, EventKind, Severity
 from daemon.errors import ConfigError
+from daemon.storage import repository
 
 CONFIG = """
 line: l1
@@ -129,6 +133,27 @@ def test_query_stops_at_its_limit_newest_first(
 
     found = json.loads(capsys.readouterr().out)["inspections"]
     assert [row["part_id"] for row in found] == ["P2", "P1"]
+
+
+def test_query_events_filters_by_severity(
+    config_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = create_engine(f"sqlite:///{config_path.parent / 'zsad.db'}")
+    at_utc = datetime(2026, 1, 31, 6, tzinfo=UTC)
+    events = [
+        Event(EventKind.STARTED, Severity.INFO, at_utc, "inspecting with v1"),
+        Event(EventKind.STOPPED, Severity.ALARM, at_utc, "failed"),
+    ]
+    with engine.begin() as connection:
+        repository.add_results(connection, "l1", events)
+    engine.dispose()
+
+    assert run("query", "events", "--config", config_path, "--severity", "alarm", "--json") == 0
+
+    (found,) = json.loads(capsys.readouterr().out)["events"]
+    assert (found["kind"], found["detail"]) == ("stopped", "failed")
+    assert run("query", "events", "--config", config_path) == 0
+    assert "inspecting" in capsys.readouterr().out
 
 
 def test_query_prints_local_times_for_people(

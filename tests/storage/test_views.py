@@ -4,7 +4,15 @@ from pathlib import Path
 
 from sqlalchemy import Engine, inspect, text
 
-from daemon.core import FrameLoss, Inspection, LossReason, Verdict
+from daemon.core import (
+    Event,
+    EventKind,
+    FrameLoss,
+    Inspection,
+    LossReason,
+    Severity,
+    Verdict,
+)
 from daemon.storage import repository
 from daemon.storage.database import write_transaction
 
@@ -17,7 +25,7 @@ def one(engine: Engine, query: str) -> dict[str, object]:
         return dict(connection.execute(text(query)).mappings().one())
 
 
-def store(engine: Engine, results: list[Inspection | FrameLoss]) -> None:
+def store(engine: Engine, results: list[Inspection | FrameLoss | Event]) -> None:
     with write_transaction(engine) as connection:
         repository.add_results(connection, "line1", results)
 
@@ -53,6 +61,16 @@ def test_v_loss_says_what_was_lost(line_engine: Engine, make_loss: MakeLoss) -> 
 
     assert (row["reason"], row["frames"], row["first_seq"]) == ("gap", 3, 3)
     assert row["lost_utc"] == "2026-01-31T05:59:59.123456Z"
+
+
+def test_v_event_tells_the_diary(line_engine: Engine, now: datetime) -> None:
+    event = Event(EventKind.STARTED, Severity.INFO, now, "with a\x00NUL", camera="cam1")
+    store(line_engine, [event])
+
+    row = one(line_engine, "SELECT * FROM v_event")
+
+    assert (row["kind"], row["severity"], row["camera"]) == ("started", "info", "cam1")
+    assert (row["at_utc"], row["detail"]) == ("2026-01-31T05:59:59.123456Z", "with a\ufffdNUL")
 
 
 def test_the_ledger_adds_up(
