@@ -1,8 +1,9 @@
-"""Random views of a labelled image: crop, flip, turn, light, colour, blur, noise.
+"""Random views of labelled images: crop, flip, turn, light, colour, blur, noise, mosaics.
 
 Refuses to know about networks; images and masks stay aligned.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -45,6 +46,25 @@ def random_view(
     if flip:
         piece, grey = piece[:, ::-1], grey[:, ::-1]
     return np.ascontiguousarray(piece), np.ascontiguousarray(grey > 90)
+
+
+def mosaic(images: Sequence[Image]) -> Image:
+    """Four pictures of one size, uint8 [S, S, 3], as the quarters of one of that size.
+
+    Chen et al. 2023 (arXiv 2305.17382) and Cao et al. 2024 (arXiv 2407.15795), released code;
+    rows first.
+    """
+    side = images[0].shape[0]
+    whole = np.vstack([np.hstack(images[:2]), np.hstack(images[2:])])
+    return np.asarray(cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def mosaic_mask(masks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The mask of a mosaic: four [S, S] in {0, 1} -> the same; a single pixel can vanish."""
+    side = masks[0].shape[0]
+    whole = np.vstack([np.hstack(masks[:2]), np.hstack(masks[2:])])
+    share = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+    return (np.asarray(share) >= 0.5).astype(np.float32)
 
 
 def random_light(rng: np.random.Generator, image: Image) -> Image:

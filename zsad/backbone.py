@@ -6,7 +6,8 @@ after a call. With nothing added, results equal open_clip's own.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  # only to recognise a file that is none of ours
@@ -18,6 +19,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTrans
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from zsad.attention import add_mlp, attend, project_heads
 from zsad.config.backbone import BackboneConfig, PositionInterpolation
@@ -100,10 +102,51 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         self._content_hash: str | None = None
+        self._half: torch.dtype | None = None
+        self._recomputes = False
+        self._embedding: list[tuple[Tensor, Tensor]] | None = None
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002  # nn.Module's own
         """Stay in evaluation mode whatever the detector around it does."""
         return super().train(False)
+
+    @contextmanager
+    def executing(
+        self, *, half: torch.dtype | None = None, checkpointing: bool = False
+    ) -> Iterator[None]:
+        """While it lasts, how the blocks of both towers run; what they compute stays the same.
+
+        Args:
+            half: `bfloat16` or `float16` for products inside the blocks (autocast); the residual
+                stream, normalisations and everything outside the blocks stay float32. None is
+                float32 throughout.
+            checkpointing: Whether the backward pass computes a block's inside again instead of
+                keeping it.
+        """
+        before = self._half, self._recomputes
+        self._half, self._recomputes = half, checkpointing
+        try:
+            yield
+        finally:
+            self._half, self._recomputes = before
+
+    def precision(self) -> torch.autocast:
+        """The context in which parts of a block run; see `executing`."""
+        device = self.text_projection.device.type
+        return torch.autocast(device, self._half, enabled=self._half is not None)
+
+    def _run_block(self, block: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One open_clip block: [A, T, W] -> the same shape."""
+        output: Tensor
+        with self.precision():
+            if self._recomputes and torch.is_grad_enabled() and tokens.requires_grad:
+                # no randomness in a block: evaluation mode
+                output = checkpoint(
+                    block, tokens, attn_mask=mask, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                output = block(tokens, attn_mask=mask)
+        return output
 
     @property
     def _visual(self) -> Any:
@@ -193,7 +236,28 @@ class Backbone(nn.Module):
         Returns:
             [B, 1 + N, Dv].
         """
-        return self.norm_input(self.embed_patches(images))
+        kept = self._embedding
+        for known, embedded in kept or ():
+            if known is images:
+                return embedded
+        embedded = self.norm_input(self.embed_patches(images))
+        if kept is not None and not kept:
+            kept.append((images, embedded))
+        return embedded
+
+    @contextmanager
+    def embedding_once(self) -> Iterator[None]:
+        """While it lasts, the first images that are embedded are embedded only once.
+
+        A detector and a reference bank look at the same tensor; the embedding is most of a
+        compact backbone's cost. Nothing is kept afterwards.
+        """
+        before = self._embedding
+        self._embedding = []
+        try:
+            yield
+        finally:
+            self._embedding = before
 
     def embed_patches(self, images: Tensor) -> Tensor:
         """`embed_images` before `ln_pre`: [B, 3, S, S] -> [B, 1 + N, Dv]."""
@@ -220,12 +284,25 @@ class Backbone(nn.Module):
         """
         stages = []
         for index, block in enumerate(self._visual.transformer.resblocks):
-            tokens = block(tokens)
+            tokens = self._run_block(block, tokens)
             if after_block is not None:
                 tokens = after_block(index, tokens)
             if index in blocks:
                 stages.append(tokens)
         return VisionTokens(stages=stages, class_token=tokens[:, 0])
+
+    def first_blocks(self, tokens: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """`run_vision` that ends with the last of the blocks asked for.
+
+        Returns:
+            One [B, 1 + N, Dv] for every block asked for.
+        """
+        stages = []
+        for index, block in enumerate(self._visual.transformer.resblocks[: max(blocks) + 1]):
+            tokens = self._run_block(block, tokens)
+            if index in blocks:
+                stages.append(tokens)
+        return stages
 
     @property
     def first_vv_block(self) -> int:
@@ -249,14 +326,15 @@ class Backbone(nn.Module):
         local = tokens
         for index, block in enumerate(self._visual.transformer.resblocks):
             if index < first:
-                tokens = block(tokens)
+                tokens = self._run_block(block, tokens)
                 local = tokens
             else:
-                queries, keys, values = project_heads(block, tokens)
-                local = local + attend(block, values, values, values)
-                if index == self.n_vision_blocks - 1:  # only o's class token is read
-                    queries, tokens = queries[:, :, :1], tokens[:, :1]
-                tokens = add_mlp(block, tokens + attend(block, queries, keys, values))
+                with self.precision():
+                    queries, keys, values = project_heads(block, tokens)
+                    local = local + attend(block, values, values, values)
+                    if index == self.n_vision_blocks - 1:  # only o's class token is read
+                        queries, tokens = queries[:, :, :1], tokens[:, :1]
+                    tokens = add_mlp(block, tokens + attend(block, queries, keys, values))
             if index in blocks:
                 stages.append(local)
         return VisionTokens(stages=stages, class_token=tokens[:, 0])
@@ -274,11 +352,12 @@ class Backbone(nn.Module):
         stages = []
         for index, block in enumerate(self._visual.transformer.resblocks):
             if index < self.first_vv_block:
-                tokens = block(tokens)
+                tokens = self._run_block(block, tokens)
             else:
-                swapped = block.ln_1(tokens).transpose(0, 1)  # [1 + N, B, Dv]
-                tokens = tokens + block.ls_1(_attend_values(block, swapped).transpose(0, 1))
-                tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+                with self.precision():
+                    swapped = block.ln_1(tokens).transpose(0, 1)  # [1 + N, B, Dv]
+                    tokens = tokens + block.ls_1(_attend_values(block, swapped).transpose(0, 1))
+                    tokens = add_mlp(block, tokens)
             if index in blocks:
                 stages.append(tokens)
         return stages
@@ -335,7 +414,7 @@ class Backbone(nn.Module):
         length = tokens.shape[1]
         mask = text.attn_mask[:length, :length]
         for index, block in enumerate(text.transformer.resblocks):
-            tokens = block(tokens, attn_mask=mask)
+            tokens = self._run_block(block, tokens, mask)
             if after_block is not None:
                 tokens = after_block(index, tokens)
         normed: Tensor = text.ln_final(tokens)

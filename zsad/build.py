@@ -1,8 +1,9 @@
 """From configuration to detector: the only place that knows every method."""
 
+import logging
 from typing import assert_never
 
-from zsad.backbone import Backbone
+from zsad.backbone import Backbone, BackboneError
 from zsad.config.aa_clip import AAClipConfig
 from zsad.config.ada_clip import AdaCLIPConfig
 from zsad.config.afr_clip import AFRClipConfig
@@ -16,6 +17,7 @@ from zsad.config.fa_prompt import FAPromptConfig
 from zsad.config.method import MethodConfig
 from zsad.config.mfp_clip import MFPClipConfig
 from zsad.config.mvfa_ad import MVFAConfig
+from zsad.config.published import has_openai_weights, preset_of, published_backbone
 from zsad.config.winclip import WinCLIPConfig
 from zsad.detector import Detector
 from zsad.frozen_cnn import load_frozen_cnn
@@ -33,6 +35,8 @@ from zsad.methods.mfp_clip import MFPClip
 from zsad.methods.mvfa_ad import MVFA
 from zsad.methods.winclip import WinCLIP
 
+logger = logging.getLogger(__name__)
+
 
 def build_detector(  # noqa: C901  # one arm a method
     method: MethodConfig, backbone: Backbone, *, seed: int = 0
@@ -43,8 +47,11 @@ def build_detector(  # noqa: C901  # one arm a method
         seed: Of the initial values of what the method trains.
 
     Raises:
+        BackboneError: nobody chose the activation of OpenAI's weights, and the one that comes with
+            the network's name is not the method's.
         ValueError: the method does not fit the backbone's depth.
     """
+    _refuse_unchosen_activation(method, backbone)
     match method:
         case AAClipConfig():
             return AAClip(backbone, method, seed=seed)
@@ -76,3 +83,26 @@ def build_detector(  # noqa: C901  # one arm a method
             return WinCLIP(backbone, method)
         case _:
             assert_never(method)
+
+
+def _refuse_unchosen_activation(method: MethodConfig, backbone: Backbone) -> None:
+    """An open_clip name decides the activation silently; a wrong one costs accuracy silently."""
+    config, published = backbone.config, published_backbone(method)
+    if not has_openai_weights(config) or backbone.activation == published.activation:
+        return
+    if config.activation == "native":
+        raise BackboneError(
+            f"{method.method} with preset {preset_of(method)} is published with activation "
+            f"{published.activation}, but {config.name} brings {backbone.activation}: set the "
+            f"backbone's activation to {published.activation}, or to {backbone.activation} to "
+            "depart from it on purpose"
+        )
+    logger.warning(
+        "the backbone's activation is not the published one",
+        extra={
+            "method": method.method,
+            "preset": preset_of(method),
+            "published": published.activation,
+            "activation": backbone.activation,
+        },
+    )

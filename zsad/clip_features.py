@@ -5,6 +5,7 @@ Refuses to know texts and methods.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,6 +27,16 @@ class FrozenFeatures:
 
     levels: Tensor
     class_feature: Tensor
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Levels [B, L, N, D] and class feature: the form of `MethodStage.frozen`."""
+        return self.levels.transpose(0, 1), self.class_feature
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Tensor]) -> Self:
+        """The reverse of `rows`."""
+        levels, class_feature = rows
+        return cls(levels=levels.transpose(0, 1), class_feature=class_feature)
 
 
 def dual_stream_features(

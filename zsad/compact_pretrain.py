@@ -193,7 +193,7 @@ def pretrain_stage(
     clip.requires_grad_(False)
     sentences = _sentence_features(clip)
 
-    def step(rng: np.random.Generator) -> StepLosses:
+    def step(_: int, rng: np.random.Generator) -> StepLosses:
         batch = views.draw(rng, recipe.batch_size, recipe.patches)
         levels = _run_blocks(clip, _tokens(clip.visual.conv1.tokens, batch, recipe, rng))
         nouns = torch.from_numpy(rng.integers(0, N_NOUNS, recipe.batch_size))

@@ -1,6 +1,6 @@
-"""The training views of the compact backbone: real sets in equal shares, and procedural surfaces.
+"""Training pictures: whole images as the papers use them, or random views of images and surfaces.
 
-View i of a source is made from (seed, source, i) alone, so any part of a corpus can be made again.
+Picture i of a source is made from (seed, source, i) alone, so any part can be made again.
 Refuses to know about networks.
 """
 
@@ -10,10 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 
 from zsad.augment import random_light, random_view
 from zsad.data import Sample
-from zsad.image_files import load_image, load_mask
+from zsad.image_files import load_image, load_mask, resize_mask
 from zsad.surfaces import draw_surface
 from zsad.synthetic import add_defects
 
@@ -32,13 +33,49 @@ class View:
 
     Attributes:
         image: uint8 RGB [S, S, 3].
-        mask: bool [S, S], true on defects; the view is anomalous if any pixel is.
+        mask: bool [S, S], true on defects.
         class_name: The noun for prompts.
+        known_anomalous: That the whole image is; else the view is anomalous if any pixel is.
     """
 
     image: Image
     mask: Mask
     class_name: str
+    known_anomalous: bool = False
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Also where a small defect has vanished from the resized mask."""
+        return self.known_anomalous or bool(self.mask.any())
+
+
+class WholeImages:
+    """Every image of some data sets, resized without keeping its aspect, as it is.
+
+    Args:
+        samples: Anomalous ones without a mask are left out.
+        side: Side of a picture in pixels.
+    """
+
+    def __init__(self, samples: Sequence[Sample], *, side: int) -> None:
+        self.samples = usable(samples)
+        self._side = side
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __call__(self, index: int) -> View:
+        """Image number `index`."""
+        sample = self.samples[index]
+        image, mask = _load_sample(sample)
+        size = (self._side, self._side)
+        resized = PILImage.fromarray(image).resize(size, PILImage.Resampling.BICUBIC)
+        return View(
+            image=np.asarray(resized),
+            mask=resize_mask(mask, self._side),
+            class_name=sample.class_name,
+            known_anomalous=sample.is_anomalous,
+        )
 
 
 class RealViews:
@@ -55,9 +92,8 @@ class RealViews:
     def __init__(
         self, samples: Sequence[Sample], *, key: int, seed: int, side: int, synthetic: bool
     ) -> None:
-        usable = [s for s in samples if s.mask_path is not None or not s.is_anomalous]
         groups: dict[str, dict[bool, list[Sample]]] = {}
-        for sample in usable:
+        for sample in usable(samples):
             groups.setdefault(sample.category, {}).setdefault(sample.is_anomalous, []).append(
                 sample
             )
@@ -98,6 +134,11 @@ class SurfaceViews:
         if rng.random() >= PLAIN_LIGHT_SHARE:
             image = random_light(rng, image)
         return View(image=image, mask=mask, class_name="surface")
+
+
+def usable(samples: Sequence[Sample]) -> list[Sample]:
+    """Those whose pixels are labelled: anomalous ones without a mask are left out."""
+    return [s for s in samples if s.mask_path is not None or not s.is_anomalous]
 
 
 def _pick(rng: np.random.Generator, samples: Sequence[Sample]) -> Sample:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zsad.backbone import Backbone
 from zsad.config.method import MethodConfig
+from zsad.preprocess import Resampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,50 @@ class Prediction:
     anomaly_map: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class UnscaledOutputs:
+    """What a method that scales by a whole test set says of a batch before it has seen the set.
+
+    Attributes:
+        terms: [B, K] float32, K numbers an image on any scale: all that image scores need.
+        anomaly_map: [B, S, S] float32 on any scale, higher is more anomalous.
+    """
+
+    terms: Tensor
+    anomaly_map: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSetScores:
+    """Scores of all images of one category's test set, made with the set's own statistics.
+
+    Attributes:
+        image_scores: [n] float32 in [0, 1].
+        map_low, map_high: Smallest and largest value of the set's unscaled maps.
+    """
+
+    image_scores: Tensor
+    map_low: float
+    map_high: float
+
+    def scaled(self, anomaly_map: Tensor) -> Tensor:
+        """Unscaled maps of the set [..., S, S] -> the same in [0, 1]."""
+        span = max(self.map_high - self.map_low, torch.finfo(anomaly_map.dtype).tiny)
+        return ((anomaly_map - self.map_low) / span).clamp(0, 1)  # rounding
+
+
 class Detector(nn.Module, ABC):
     """A zero-shot anomaly detector on a frozen backbone.
 
     Attributes:
         input_size: Side S in pixels of the square input.
+        resampling: How images are resized to that side.
         backbone: The frozen towers; every parameter outside it belongs to the method.
         config: The method's decisions.
     """
 
     input_size: int
+    resampling: Resampling = "bicubic"
     backbone: Backbone
     config: MethodConfig
 
@@ -54,6 +89,38 @@ class Detector(nn.Module, ABC):
         Raises:
             ValueError: images and class_names differ in length, or the side is not S.
         """
+
+    @property
+    def ranks_whole_sets(self) -> bool:
+        """Whether the method's own evaluation ranks `whole_set_scores`, not what `predict` says."""
+        return False
+
+    @property
+    def has_whole_set_scores(self) -> bool:
+        """Whether `unscaled` and `whole_set_scores` are there."""
+        return False
+
+    def unscaled(self, images: Tensor, class_names: Sequence[str]) -> UnscaledOutputs | None:
+        """A batch of a test set for `whole_set_scores`; None for a method without such scores.
+
+        Arguments and errors as `predict`.
+        """
+        del images, class_names
+        return None
+
+    def whole_set_scores(self, terms: Tensor) -> WholeSetScores:
+        """Scores that need the statistics of a whole test set; no use on a stream.
+
+        Args:
+            terms: [n, K] of `unscaled`, of ALL test images of ONE category.
+
+        Raises:
+            ValueError: the method has no such scores.
+        """
+        del terms
+        raise ValueError(
+            f"{self.config.method} has no scores that need a whole test set; use predict"
+        )
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Everything outside the frozen backbone, by name; empty for a method without training."""
@@ -110,6 +177,8 @@ class TrainingBatch:
         masks: [B, S, S] float in {0, 1}, 1 is anomalous.
         labels: [B] int64, 1 is anomalous.
         class_names: B nouns.
+        frozen: What the stage's `frozen` gives for these images. If it is there, `images` and
+            `embedded` have no rows: nobody computed them.
     """
 
     images: Tensor
@@ -117,6 +186,7 @@ class TrainingBatch:
     masks: Tensor
     labels: Tensor
     class_names: Sequence[str]
+    frozen: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +220,10 @@ class MethodStage:
         betas: Adam's.
         weight_decay: Decoupled (AdamW); 0 is plain Adam.
         rate_per: What `learning_rate` is asked for: the optimiser `step` or the `epoch`.
+        frozen: For a stage whose losses read nothing of an image but constants of the frozen
+            backbone: `Backbone.embed_images` -> those constants, tensors [B, ...]. The trainer
+            may keep them, so that later epochs cost only texts and heads.
+        mosaic: Probability that a picture is replaced by a 2x2 mosaic of pictures of its class.
     """
 
     name: str
@@ -161,6 +235,8 @@ class MethodStage:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     rate_per: Literal["step", "epoch"] = "step"
+    frozen: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+    mosaic: float = 0.0
 
 
 class TrainableDetector(Detector):

@@ -4,17 +4,21 @@ Refuses to know which detector it has, where its weights come from and how a tab
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zsad.data import Progress, Sample
-from zsad.image_files import load_image, load_mask, resize_mask
+from zsad.detector import UnscaledOutputs
+from zsad.loading import LoadedSample, load_batches
 from zsad.metrics import BinaryMetrics, PixelMetrics, PixelScores, binary_metrics
 from zsad.predictor import Predictor
+from zsad.reference_bank import ReferenceBank
 
 METRIC_TITLES: Mapping[str, str] = {
     "image_AUROC": "I-AUROC",
@@ -47,16 +51,21 @@ class CategoryResult:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """Metrics of every category, by name."""
+    """Metrics of every category, by name.
+
+    Attributes:
+        test_set_statistics: Whether the scores depend on the other images of their category.
+    """
 
     categories: Mapping[str, CategoryResult]
+    test_set_statistics: bool = False
 
     def mean(self) -> dict[str, float]:
         """Unweighted mean over the categories in which a metric is defined; NaN if in none."""
         rows = [result.values() for result in self.categories.values()]
         return {key: _mean([row[key] for row in rows]) for key in METRIC_TITLES}
 
-    def to_json(self) -> dict[str, dict[str, object]]:
+    def to_json(self) -> dict[str, object]:
         """The JSON form scripts rely on; null where undefined."""
         return {
             "categories": {
@@ -68,6 +77,7 @@ class EvalReport:
                 for name, result in self.categories.items()
             },
             "mean": dict(_nulls(self.mean())),
+            "test_set_statistics": self.test_set_statistics,
         }
 
     def to_markdown(self) -> str:
@@ -93,56 +103,129 @@ def evaluate(
     batch_size: int,
     warn: Callable[[str], None],
     progress: Progress | None = None,
+    test_set_statistics: bool = False,
+    banks: Mapping[str, ReferenceBank] | None = None,
 ) -> EvalReport:
     """Run the detector over the samples and measure it, one category after another.
 
     Pixel metrics are taken at the detector's input side, over all images of the category that
-    are normal or have a mask. Memory does not depend on the number of images.
+    are normal or have a mask. Memory does not depend on the number of images: files are read and
+    prepared at most two batches ahead, by a few threads.
 
     Args:
-        warn: Receives a sentence when small defects vanish at the detector's input side.
+        warn: Receives a sentence for each category with one class only, at once, and when small
+            defects vanish at the detector's input side.
+        progress: Called with images done and images in all.
+        test_set_statistics: Rank `Detector.whole_set_scores`, which depend on the other images of
+            the category, instead of what `predict` says. Runs the detector twice.
+        banks: Reference banks by category, for scores of `predict`.
 
     Raises:
         DataError: an image or mask cannot be read.
-        ValueError: the detector breaks its contract (NaN or values outside [0, 1]).
+        ValueError: the detector breaks its contract (NaN or values outside [0, 1]), or has no
+            scores with test-set statistics.
     """
+    detector = predictor.detector
     by_category: dict[str, list[Sample]] = {}
     for sample in samples:
         by_category.setdefault(sample.category, []).append(sample)
-    side = predictor.detector.input_size
-    results, n_done = {}, 0
-    vanished: Counter[str] = Counter()
+    for category, members in sorted(by_category.items()):
+        if sentence := _one_class_sentence(category, members):
+            warn(sentence)
+
+    n_done, n_all = 0, len(samples) * (2 if test_set_statistics else 1)
+
+    def count(n_images: int) -> None:
+        nonlocal n_done
+        n_done += n_images
+        if progress is not None:
+            progress(n_done, n_all)
+
+    results = {}
     for category in sorted(by_category):
         members = by_category[category]
-        scores, pixels = [], PixelScores()
-        for batch in _batches(members, batch_size):
-            images = [load_image(sample.image_path) for sample in batch]
-            nouns = [sample.class_name for sample in batch]
-            batch_scores, maps = predictor.predict(images, nouns)
-            scores.extend(batch_scores)
-            for sample, anomaly_map in zip(batch, maps, strict=True):
-                mask = _mask_at_input_size(sample, side)
-                if mask is not None:
-                    pixels.add(anomaly_map, mask)
-                    vanished[category] += sample.is_anomalous and not mask.any()
-            n_done += len(batch)
-            if progress is not None:
-                progress(n_done, len(samples))
+        scored = _whole_set_scored if test_set_statistics else partial(_scored, banks or {})
+        scores, pixels, n_vanished = [], PixelScores(), 0
+        for item, score, anomaly_map in scored(predictor, members, batch_size, count):
+            scores.append(score)
+            if item.mask is not None:
+                pixels.add(anomaly_map, item.mask)
+                n_vanished += item.sample.is_anomalous and not item.mask.any()
         results[category] = _result(members, scores, pixels)
-    for category, count in sorted(vanished.items()):
-        if count:
+        if n_vanished:
             warn(
-                f"{category}: the masks of {count} images vanish at {side} px; "
+                f"{category}: the masks of {n_vanished} images vanish at {detector.input_size} px; "
                 "their pixels count as normal"
             )
-    return EvalReport(results)
+    return EvalReport(results, test_set_statistics)
 
 
-def _mask_at_input_size(sample: Sample, size: int) -> NDArray[np.bool_] | None:
-    """The pixel label bool [S, S]; None for an anomalous image without one."""
-    if not sample.is_anomalous:
-        return np.zeros((size, size), np.bool_)
-    return None if sample.mask_path is None else resize_mask(load_mask(sample.mask_path), size)
+_Scored = Iterator[tuple[LoadedSample, float, NDArray[np.float32]]]
+"""Each sample with its score and its map [S, S], in order."""
+
+
+def _scored(
+    banks: Mapping[str, ReferenceBank],
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    batch_size: int,
+    count: Callable[[int], None],
+) -> _Scored:
+    """What `predict` says, batch after batch."""
+    for batch in load_batches(samples, batch_size, predictor):
+        images, names = _stacked(batch)
+        of_images = [banks.get(item.sample.category) for item in batch]
+        scores, maps = predictor.predict_prepared(images, names, of_images)
+        yield from zip(batch, scores, maps, strict=True)
+        count(len(batch))
+
+
+def _whole_set_scored(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    batch_size: int,
+    count: Callable[[int], None],
+) -> _Scored:
+    """The method's scores over the whole set: one pass for its statistics, one for the maps."""
+    terms = []
+    for batch in load_batches(samples, batch_size, predictor):
+        terms.append(_unscaled(predictor, batch).terms.cpu())
+        count(len(batch))
+    whole = predictor.detector.whole_set_scores(torch.cat(terms))
+    scores = iter(whole.image_scores.tolist())
+    for batch in load_batches(samples, batch_size, predictor):
+        maps = whole.scaled(_unscaled(predictor, batch).anomaly_map).float().cpu().numpy()
+        for item, anomaly_map in zip(batch, maps, strict=True):
+            yield item, next(scores), anomaly_map
+        count(len(batch))
+
+
+def _unscaled(predictor: Predictor, batch: Sequence[LoadedSample]) -> UnscaledOutputs:
+    images, names = _stacked(batch)
+    with torch.inference_mode():
+        outputs = predictor.detector.unscaled(images.to(predictor.device), names)
+    if outputs is None:
+        raise ValueError(
+            f"{predictor.version} has no scores with test-set statistics: leave the option out"
+        )
+    return outputs
+
+
+def _stacked(batch: Sequence[LoadedSample]) -> tuple[Tensor, list[str]]:
+    """Images [B, 3, S, S] and class names."""
+    return torch.stack([item.image for item in batch]), [item.sample.class_name for item in batch]
+
+
+def _one_class_sentence(category: str, samples: Sequence[Sample]) -> str | None:
+    """Said before hours are spent; such sets exist, with pixel metrics only."""
+    n_anomalous = sum(sample.is_anomalous for sample in samples)
+    if 0 < n_anomalous < len(samples):
+        return None
+    kind, missing = ("anomalous", "normal") if n_anomalous else ("normal", "anomalous")
+    return (
+        f"{category}: all {len(samples)} images are {kind}, so it has no image-level metrics and "
+        f"does not enter their mean; add {missing} images if there should be some"
+    )
 
 
 def _result(
@@ -155,11 +238,6 @@ def _result(
         n_normal=int((~labels).sum()),
         n_anomalous=int(labels.sum()),
     )
-
-
-def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -89,7 +89,7 @@ def contact_sheet(entries: Sequence[SheetEntry], *, title: str) -> NDArray[np.ui
     sheet = PIL.Image.new("RGB", (width, height), _PAPER)
     draw = PIL.ImageDraw.Draw(sheet)
     draw.text((_MARGIN_PX, 12), title, fill=_INK, font=_font(18))
-    legend = "image  |  mask  |  anomaly map, colours scaled per category"
+    legend = "image  |  mask  |  anomaly map and outline of the mask, colours scaled per category"
     draw.text((_MARGIN_PX, 36), legend, fill=_FAINT, font=_font(13))
     ranges, y = _ranges(entries), _HEADER_PX
     for line, tile_height in zip(lines, tile_heights, strict=True):
@@ -153,6 +153,8 @@ def _draw_tiles(
             draw.text(middle, "no mask", fill=_FAINT, font=_font(15), anchor="mm")
             continue
         picture = PIL.Image.fromarray(tile).resize(size)
+        if index == 2 and entry.mask is not None:
+            picture = _outlined(picture, entry.mask)
         sheet.paste(picture, (left + (_TILE_PX - size[0]) // 2, top + (height - size[1]) // 2))
 
 
@@ -162,6 +164,16 @@ def _mask_picture(mask: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
         return None
     grey = np.where(mask, np.uint8(255), np.uint8(24))
     return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _outlined(picture: PIL.Image.Image, mask: NDArray[np.bool_]) -> PIL.Image.Image:
+    """The picture with a white line around the regions of a mask of any size."""
+    grey = mask.astype(np.uint8) * 255  # so that a speck leaves a trace
+    inside = (cv2.resize(grey, picture.size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
+    line = cv2.dilate(inside, np.ones((3, 3), np.uint8)) - inside
+    pixels = np.array(picture)
+    pixels[line > 0] = 255
+    return PIL.Image.fromarray(pixels)
 
 
 def _font(size: int) -> PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont:

@@ -135,10 +135,11 @@ def encode_prefix(
     mask = backbone.text_mask(tokens.shape[1])
     prefix = TextPrefix(keys=[], values=[])
     for index, block in enumerate(backbone.text_blocks):
-        queries, keys, values = project_heads(block, tokens)
+        with backbone.precision():
+            queries, keys, values = project_heads(block, tokens)
+            tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
         prefix.keys.append(keys)
         prefix.values.append(values)
-        tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
         if after_block is not None:
             tokens = after_block(index, tokens)
     return prefix
@@ -160,12 +161,13 @@ def encode_suffixes(backbone: Backbone, prefix: TextPrefix, tokens: Tensor) -> T
     mask = backbone.text_mask(before + length)[before:]  # [R, P + R]
     last = backbone.n_text_blocks - 1
     for index, block in enumerate(backbone.text_blocks):
-        queries, keys, values = project_heads(block, tokens)
-        keys = torch.cat([prefix.keys[index].expand(n_prompts, -1, -1, -1), keys], dim=2)
-        values = torch.cat([prefix.values[index].expand(n_prompts, -1, -1, -1), values], dim=2)
-        if index == last:  # only the end-of-text row is read
-            queries, tokens, mask = queries[:, :, -1:], tokens[:, -1:], mask[-1:]
-        tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
+        with backbone.precision():
+            queries, keys, values = project_heads(block, tokens)
+            keys = torch.cat([prefix.keys[index].expand(n_prompts, -1, -1, -1), keys], dim=2)
+            values = torch.cat([prefix.values[index].expand(n_prompts, -1, -1, -1), values], dim=2)
+            if index == last:  # only the end-of-text row is read
+                queries, tokens, mask = queries[:, :, -1:], tokens[:, -1:], mask[-1:]
+            tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
     return backbone.norm_text(tokens[:, -1]) @ backbone.text_projection
 
 

@@ -62,7 +62,7 @@ def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
 
 
 def segmentation_terms(
-    abnormal: Tensor, masks: Tensor, *, normal_channel: bool = True
+    abnormal: Tensor, masks: Tensor, *, normal_channel: bool = True, rowwise_b1: bool = False
 ) -> dict[str, Tensor]:
     """Focal loss and the Dice losses of both channels; their sum is L_seg.
 
@@ -70,8 +70,12 @@ def segmentation_terms(
         abnormal: [B, H, W] probability of the abnormal class.
         masks: [B, H, W] in {0, 1}.
         normal_channel: Whether the normal class has a Dice loss too.
+        rowwise_b1: Whether Dice sees the H rows of a batch of one as samples, as released code
+            does that squeezes the mask.
     """
     terms = {"focal": focal_loss(abnormal, masks)}
+    if rowwise_b1 and len(masks) == 1:
+        abnormal, masks = abnormal[0], masks[0]  # rows take the samples' place
     if normal_channel:
         terms["dice_normal"] = dice_loss(1 - abnormal, 1 - masks)
     return terms | {"dice_abnormal": dice_loss(abnormal, masks)}

@@ -94,6 +94,19 @@ class PixelMetrics:
     aupro_exact: float
 
 
+@dataclass(frozen=True, slots=True)
+class PixelErrorBounds:
+    """Largest possible effect of binning on each metric; F1max can only be too low.
+
+    The compat AUPRO has none: its threshold grid depends on where the bins begin.
+    """
+
+    auroc: float
+    ap: float
+    f1max: float
+    aupro_exact: float
+
+
 class PixelScores:
     """Histograms of map values over normal pixels, anomalous pixels and ground-truth regions.
 
@@ -101,11 +114,9 @@ class PixelScores:
     mean over regions of the covered fraction is one sum over the histogram; that is why AUPRO
     needs no memory of the regions.
 
-    Values in one bin count as equal. Bins are at most 2^-17 wide, and 2^-15 of min(s, 1 - s)
-    until 2^-25 from either end, where the last bin begins. So:
-        AUROC is off by at most sum_b P_b N_b / (2 P N), `auroc_error_bound`;
-        F1max is never too high, for its thresholds are a subset of all;
-        AP and AUPRO differ by the pixels that share a bin with a threshold.
+    Values in one bin count as equal; nothing else is approximated. Bins are at most 2^-17 wide,
+    and 2^-15 of min(s, 1 - s) until 2^-25 from either end, where the last bin begins.
+    `error_bounds` says how far that can have moved the metrics of what was added.
     """
 
     def __init__(self) -> None:
@@ -148,11 +159,36 @@ class PixelScores:
             binary.auroc, binary.ap, binary.f1max, self._aupro_compat(), self._aupro_exact()
         )
 
-    def auroc_error_bound(self) -> float:
-        """How far binning can have moved the AUROC, from the pixels that share a bin."""
-        n_pairs = float(self._anomalous.sum()) * float(self._normal.sum())
-        tied = float(np.dot(self._anomalous.astype(np.float64), self._normal.astype(np.float64)))
-        return tied / (2 * n_pairs) if n_pairs else math.nan
+    def error_bounds(self) -> PixelErrorBounds:
+        """How far binning can have moved the metrics, from what shares a bin.
+
+        Inside bin b the unknown order of its P_b anomalous and N_b normal pixels lets
+        AUROC vary by P_b N_b / 2 pairs, for a diagonal stands for any rising staircase;
+        AUPRO likewise, with the covered fraction in place of P_b, up to the FPR limit;
+        precision at its anomalous pixels vary from all its normal pixels before them to none;
+        F1 rise to what it were without its normal pixels.
+        """
+        positives = self._anomalous[::-1].astype(np.float64)  # from the highest score down
+        negatives = self._normal[::-1].astype(np.float64)
+        tp, fp = np.cumsum(positives), np.cumsum(negatives)
+        if tp[-1] == 0 or fp[-1] == 0:
+            return PixelErrorBounds(math.nan, math.nan, math.nan, math.nan)
+        hit = positives > 0
+        P, tp_hit, fp_hit = tp[-1], tp[hit], fp[hit]
+        first, before = tp_hit - positives[hit] + 1, fp_hit - negatives[hit]
+        binned = tp_hit / (tp_hit + fp_hit)
+        best, worst = tp_hit / (tp_hit + before), first / (first + fp_hit)
+        reached = (fp - negatives) / fp[-1] < PRO_FPR_LIMIT
+        rectangles = negatives / fp[-1] * self._covered[::-1] / max(self._n_regions, 1)
+        return PixelErrorBounds(
+            auroc=float(positives @ negatives / (2 * P * fp[-1])),
+            ap=float(positives[hit] @ np.maximum(best - binned, binned - worst) / P),
+            f1max=float(
+                np.max(2 * tp_hit / (tp_hit + before + P))
+                - np.max(2 * tp_hit / (tp_hit + fp_hit + P))
+            ),
+            aupro_exact=float(rectangles[reached].sum() / 2 / PRO_FPR_LIMIT),
+        )
 
     def _aupro_compat(self) -> float:
         """AUPRO of the released code: threshold grid, FPR < 0.3 kept and rescaled, trapezoid.

@@ -8,11 +8,14 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zsad.checkpoint import CheckpointCard, load_detector
 from zsad.compact import default_checkpoint
 from zsad.detector import Detector
 from zsad.preprocess import prepare_image
+from zsad.reference_bank import ReferenceBank
+from zsad.reference_features import predict_with_banks
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -40,21 +43,50 @@ class Predictor:
     card: CheckpointCard | None = None
 
     def predict(
-        self, images: Sequence[NDArray[np.uint8]], class_names: Sequence[str]
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        class_names: Sequence[str],
+        banks: Sequence[ReferenceBank | None] | None = None,
     ) -> tuple[list[float], NDArray[np.float32]]:
-        """One batch, which may mix categories and sizes.
+        """One batch, which may mix categories, sizes, and products with and without references.
 
         Args:
             images: B images, RGB uint8 [H, W, 3], of any sizes.
             class_names: B nouns, one an image.
+            banks: B banks on this predictor's device, None for an image that is judged without
+                references; None for a batch without any.
 
         Returns:
             B image scores, and maps float32 [B, S, S]; in [0, 1] unless the network failed (NaN).
+
+        Raises:
+            ValueError: not one bank an image, or a bank of another model.
         """
-        side = self.detector.input_size
-        prepared = [prepare_image(image, side, self.mean, self.std) for image in images]
+        prepared = torch.stack([self.prepare(image) for image in images])
+        return self.predict_prepared(prepared, class_names, banks)
+
+    def prepare(self, image: NDArray[np.uint8]) -> Tensor:
+        """What the detector wants of an image of any size: [3, S, S] on the CPU."""
+        detector = self.detector
+        return prepare_image(
+            image, detector.input_size, self.mean, self.std, resampling=detector.resampling
+        )
+
+    def predict_prepared(
+        self,
+        images: Tensor,
+        class_names: Sequence[str],
+        banks: Sequence[ReferenceBank | None] | None = None,
+    ) -> tuple[list[float], NDArray[np.float32]]:
+        """`predict` for images [B, 3, S, S] that `prepare` made."""
+        images = images.to(self.device)
         with torch.inference_mode():
-            prediction = self.detector.predict(torch.stack(prepared).to(self.device), class_names)
+            if banks is None or not any(banks):
+                prediction = self.detector.predict(images, class_names)
+            else:
+                prediction = predict_with_banks(
+                    self.detector, images, class_names, banks, version=self.version
+                )
         scores = prediction.image_score.float().cpu().tolist()
         return [float(score) for score in scores], prediction.anomaly_map.float().cpu().numpy()
 

@@ -4,6 +4,7 @@ Refuses to decode files: an image is an array here.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,17 +12,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+Resampling = Literal["bicubic", "bilinear"]
+
 
 def prepare_image(
-    image: NDArray[np.uint8], size: int, mean: Sequence[float], std: Sequence[float]
+    image: NDArray[np.uint8],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    resampling: Resampling = "bicubic",
 ) -> Tensor:
-    """Resize without keeping the aspect (PIL bicubic, antialiased), scale to [0, 1], normalise.
+    """Resize without keeping the aspect (PIL, antialiased), scale to [0, 1], normalise.
 
     Args:
         image: RGB uint8 [H, W, 3].
         size: Side S in pixels of the network's input.
         mean: Channel means in RGB order, in [0, 1].
         std: Channel standard deviations, > 0.
+        resampling: All methods but AnoVL were published with bicubic.
 
     Returns:
         float32 [3, S, S].
@@ -35,7 +44,7 @@ def prepare_image(
             "convert grey or 16-bit pictures first"
         )
     resized = Image.fromarray(np.ascontiguousarray(image)).resize(
-        (size, size), Image.Resampling.BICUBIC
+        (size, size), Image.Resampling[resampling.upper()]
     )
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255  # [3, S, S]
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)

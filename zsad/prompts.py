@@ -3,7 +3,7 @@
 Knows words only; tokenising and encoding are the backbone's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 NORMAL_STATES = ("{}", "a {}", "the {}")
@@ -19,43 +19,87 @@ TEMPLATES = ("{}.", "a photo of {}.")
 
 FALLBACK_NAME = "object"
 
-CLASS_PHRASES: dict[str, str] = {
-    # MVTec AD, as in AA-CLIP's released code
-    "bottle": "dark bottle",
-    "cable": "top view of three cables",
-    "capsule": "black and orange capsule",
-    "carpet": "gray carpet",
-    "grid": "metal or plastic mesh",
-    "hazelnut": "single brown hazelnut",
-    "leather": "brown leather",
-    "metal_nut": "metal nut which has four notched edges",
-    "pill": "oval white pill with small red speckles and the letters 'FF' engraved",
-    "screw": "screw",
-    "tile": "speckled tile surface",
-    "transistor": "a three-legged transistor placed vertically",
-    "toothbrush": "toothbrush head",
-    "wood": "wood surface",
-    "zipper": "a black zipper",
-    # VisA, as in AA-CLIP's released code
-    "candle": "candle",
-    "pcb1": "dual ultrasonic distance sensor pcb module",
-    "pcb2": "integrated circuits board",
-    "pcb3": "infrared sensor pcb module",
-    "pcb4": "battery charging pcb module",
-    "capsules": "capsules",
-    "pipe_fryum": "pipe-shaped fryum",
-    "macaroni1": "orange macaroni",
-    "macaroni2": "scattered yellow macaroni",
-    "chewinggum": "chewing gum",
-    "cashew": "cashew nut",
-    "fryum": "wheel-shaped fryum snack",
+_SCAN, _ENDOSCOPY = "scan", "colon endoscopy image"
+
+CLASS_PHRASES: Mapping[str, Mapping[str, str]] = {
+    "mvtec_ad": {
+        "bottle": "dark bottle",
+        "cable": "top view of three cables",
+        "capsule": "black and orange capsule",
+        "carpet": "gray carpet",
+        "grid": "metal or plastic mesh",
+        "hazelnut": "single brown hazelnut",
+        "leather": "brown leather",
+        "metal_nut": "metal nut which has four notched edges",
+        "pill": "oval white pill with small red speckles and the letters 'FF' engraved",
+        "screw": "screw",
+        "tile": "speckled tile surface",
+        "transistor": "a three-legged transistor placed vertically",
+        "toothbrush": "toothbrush head",
+        "wood": "wood surface",
+        "zipper": "a black zipper",
+    },
+    "visa": {
+        "candle": "candle",
+        "pcb1": "dual ultrasonic distance sensor pcb module",
+        "pcb2": "integrated circuits board",
+        "pcb3": "infrared sensor pcb module",
+        "pcb4": "battery charging pcb module",
+        "capsules": "capsules",
+        "pipe_fryum": "pipe-shaped fryum",
+        "macaroni1": "orange macaroni",
+        "macaroni2": "scattered yellow macaroni",
+        "chewinggum": "chewing gum",
+        "cashew": "cashew nut",
+        "fryum": "wheel-shaped fryum snack",
+    },
 }
-"""Data-set category -> the phrase that AA-CLIP puts in its place."""
+"""Data set -> category -> the phrase that AA-CLIP's released code puts in its place.
+
+Its one-sentence descriptions of MPDD's and BTAD's categories are not here: those read plainly.
+"""
+
+SET_PHRASES: Mapping[str, str] = {
+    "bmad_brain": _SCAN,
+    "bmad_liver": _SCAN,
+    "bmad_retina": _SCAN,
+    "cvc_colondb": _ENDOSCOPY,
+    "cvc_clinicdb": _ENDOSCOPY,
+    "cvc_300": _ENDOSCOPY,
+    "kvasir": _ENDOSCOPY,
+}
+"""Medical data set -> AA-CLIP's phrase for all of it."""
+
+_UNCHANGED_NAMES = frozenset({"april_gan", "ada_clip", "winclip", "mvfa_ad", "anovl"})
+"""Methods whose released code inserts a category's folder name as it is, underscores included."""
 
 
-def class_phrase(category: str) -> str:
-    """The phrase for a data-set category: the published one, else the plain name, else `object`."""
-    return CLASS_PHRASES.get(category, category.replace("_", " ").strip() or FALLBACK_NAME)
+def class_phrase(dataset: str, category: str) -> str:
+    """AA-CLIP's phrase for a category of a named data set, else the plain name, else `object`.
+
+    A phrase describes one data set's product ("dark bottle"), so it never stands for a category
+    of the same name elsewhere.
+    """
+    plain = category.replace("_", " ").strip() or FALLBACK_NAME
+    return SET_PHRASES.get(dataset) or CLASS_PHRASES.get(dataset, {}).get(category, plain)
+
+
+def published_name(
+    method: str, preset: str, *, dataset: str, category: str, class_name: str
+) -> str:
+    """What a method's own evaluation puts into its prompts for a category of a data set.
+
+    Args:
+        method, preset: Of the detector's options.
+        dataset: Name of the data set, as in `zsad.datasets`; "" for one without a name.
+        category: Folder name.
+        class_name: The plain noun, which is the answer unless the method has its own.
+    """
+    if method == "aa_clip" and (dataset in CLASS_PHRASES or dataset in SET_PHRASES):
+        return class_phrase(dataset, category)
+    if preset == "official" and method in _UNCHANGED_NAMES:
+        return category
+    return class_name
 
 
 def state_sentences(class_name: str) -> tuple[list[str], list[str]]:
@@ -98,7 +142,7 @@ def state_words(class_names: Sequence[str], *, spell_out: bool) -> list[str]:
     return [f"{state} {name}." for name in named for state in ("normal", "anomalous")]
 
 
-def spelled_out(class_name: str, separators: str = "_-") -> str:
+def spelled_out(class_name: str, separators: str = "_") -> str:
     """A data-set name as words: every separator becomes a space."""
     return class_name.translate(dict.fromkeys(map(ord, separators), " ")).strip()
 
@@ -188,6 +232,8 @@ ADA_CLIP_ENSEMBLE = StateEnsemble(
 )
 
 ANOVL_TEXTURES = frozenset({"carpet", "leather", "grid", "tile", "wood"})
+ANOVL_NAMES = {"macaroni1": "macaroni", "macaroni2": "macaroni"}
+"""Categories that AnoVL's released code calls by another name."""
 
 
 def anovl_ensemble(*, texture: bool) -> StateEnsemble:

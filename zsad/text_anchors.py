@@ -66,7 +66,8 @@ class TextAnchors:
 
     def _encode_rows(self, class_name: str) -> Tensor:
         sentences = [sentence for state in self._sentences(class_name) for sentence in state]
-        with torch.inference_mode(False), torch.no_grad():
+        # kept for good, so in float32 also while training runs the backbone in 16 bits
+        with self._backbone.executing(), torch.inference_mode(False), torch.no_grad():
             parts = [
                 self._backbone.encode_text(sentences[start : start + SENTENCES_AT_ONCE])
                 for start in range(0, len(sentences), SENTENCES_AT_ONCE)

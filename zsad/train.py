@@ -5,34 +5,38 @@ and optimiser moments, so an interrupted run ends with the same weights as an un
 Refuses to know methods and data: a stage brings its own loss.
 """
 
-import json
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-STATE_NAME = "training_state.safetensors"
-LOG_NAME = "training_log.jsonl"
+from zsad.processes import ALONE, Processes
+from zsad.training_state import LOG_NAME as LOG_NAME
+from zsad.training_state import STATE_NAME as STATE_NAME
+from zsad.training_state import Position, Saver, StateFile, StepLog
+from zsad.training_state import TrainingError as TrainingError
 
-
-class TrainingError(ValueError):
-    """Training cannot start or go on; the message says where and what to do."""
+OnStep = Callable[[str, int, int, float], None]
+"""Called with stage name, steps done, steps in all, loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepLosses:
-    """`total` is back-propagated, `terms` are logged."""
+    """`total` is back-propagated, `terms` are logged.
+
+    Attributes:
+        share: Of the step's samples, how many this process had; the shares of all processes add
+            up to 1.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +48,22 @@ class TrainStage:
         parameters: What changes; nothing else does.
         n_steps: How many optimiser steps.
         learning_rate: Step number -> learning rate.
-        step_losses: Draws a batch with the generator and computes its losses.
+        step_losses: Step number and its generator -> losses of this process's samples.
         betas: Adam's.
         weight_decay: Decoupled, on matrices only.
         max_gradient_norm: Clip above it; infinity never clips.
+        on_end: Called when the stage is over, and again when the run is, however it ends.
     """
 
     name: str
     parameters: Sequence[nn.Parameter]
     n_steps: int
     learning_rate: Callable[[int], float]
-    step_losses: Callable[[np.random.Generator], StepLosses]
+    step_losses: Callable[[int, np.random.Generator], StepLosses]
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_gradient_norm: float = math.inf
+    on_end: Callable[[], None] = lambda: None
 
 
 def run_stages(
@@ -66,46 +72,149 @@ def run_stages(
     *,
     seed: int,
     identity: str,
-    save_every: int = 100,
-    on_step: Callable[[str, int, int], None] | None = None,
+    save_every: int | None = None,
+    on_step: OnStep | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Run all stages, going on from `out` if an earlier call with the same identity left a state.
+
+    A run that ends by an exception has saved its last completed step. Killed outright, it loses
+    what came after the last saved state.
 
     Args:
         stages: In order.
         out: Folder for state and log; made if missing.
         seed: Of every random draw.
         identity: Describes the run; a state with another one is refused.
-        save_every: Steps between two states.
-        on_step: Called with stage name, steps done, steps in all.
+        save_every: Steps between two states; None saves as often as that costs 2 % of the time.
+        on_step: Told of every step.
+        scaler: Scales the loss of a float16 run; None is none.
+        processes: Between which every step's samples are divided; the first one writes.
 
     Raises:
-        TrainingError: a loss is not finite, or the state is of another run or damaged.
+        TrainingError: a loss or gradient is not finite, or the state is of another run or damaged.
     """
     out.mkdir(parents=True, exist_ok=True)
-    first_stage, first_step, moments = _restore(out / STATE_NAME, stages, identity)
-    for number, stage in enumerate(stages[first_stage:], start=first_stage):
-        optimizer = _optimizer(stage, moments)
-        _train_mode(stages, stage)
-        for step in range(first_step, stage.n_steps):
-            losses = _step(stage, optimizer, np.random.default_rng([seed, number, step]), step)
-            done = step + 1
-            if done % save_every == 0 or done == stage.n_steps:
-                values = {
-                    name: round(value.detach().item(), 6) for name, value in losses.terms.items()
-                }
-                entry: dict[str, object] = {
-                    "stage": stage.name,
-                    "step": done,
-                    "total": losses.total.detach().item(),
-                    **values,
-                }
-                _append_line(out / LOG_NAME, entry)
-                _save(out / STATE_NAME, stages, number, done, optimizer, identity)
-            if on_step is not None:
-                on_step(stage.name, done, stage.n_steps)
-        first_step, moments = 0, {}
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+    state = StateFile(out / STATE_NAME, [stage.parameters for stage in stages], identity)
+    reached = state.restore()
+    log = StepLog(out / LOG_NAME, [stage.name for stage in stages])
+    processes.wait_for_all()  # nobody writes what another one is still reading
+    if processes.is_first:
+        log.cut(reached)
+    saver = Saver(state if processes.is_first else None, save_every)
+    try:
+        for number, stage in enumerate(stages[reached.stage :], start=reached.stage):
+            trainer = _StageTrainer(stage, number, seed, scaler, processes)
+            _train_mode(stages, stage)
+            trainer.resume(reached.extras)
+            for step in range(reached.step, stage.n_steps):
+                values = trainer.prepare(step)
+                saver.forget()
+                trainer.update(step)
+                done = step + 1
+                if processes.is_first:
+                    log.append(stage.name, done, values)
+                position = Position(number, done, trainer.extras())
+                saver.complete(position, is_last=done == stage.n_steps)
+                if on_step is not None:
+                    on_step(stage.name, done, stage.n_steps, values["total"])
+            reached = Position(number + 1, 0, {})
+            stage.on_end()
+    finally:
+        saver.save_last()
+        for stage in stages:
+            stage.on_end()
     _train_mode(stages, None)
+
+
+class _StageTrainer:
+    """The optimiser of one stage, and its steps in two halves: gradients, then weights."""
+
+    def __init__(
+        self,
+        stage: TrainStage,
+        number: int,
+        seed: int,
+        scaler: torch.amp.GradScaler,
+        processes: Processes,
+    ) -> None:
+        self._stage, self._number, self._seed = stage, number, seed
+        self._scaler, self._processes = scaler, processes
+        self._optimizer = _optimizer(stage)
+
+    def prepare(self, step: int) -> dict[str, float]:
+        """Losses and gradients of all processes' samples.
+
+        Returns:
+            `total`, every term and the learning rate, for the log.
+        """
+        rng = np.random.default_rng([self._seed, self._number, step])
+        losses = self._stage.step_losses(step, rng)
+        named = {"total": losses.total, **losses.terms}
+        stacked = torch.stack([value.detach().float() for value in named.values()])
+        means = self._processes.sum(stacked * losses.share).tolist()
+        values = dict(zip(named, means, strict=True))
+        self._refuse_infinite(values, step)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(losses.total * losses.share).backward()  # type: ignore[no-untyped-call]
+        self._processes.sum_gradients(self._stage.parameters)
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self._stage.parameters, self._stage.max_gradient_norm)
+        if not self._scaler.is_enabled() and not torch.isfinite(norm):
+            raise TrainingError(
+                f"{self._stage.name}: the gradient's norm is {norm.item()} at step {step + 1}, "
+                f"the losses are {values}; lower the learning rate, or use --precision fp32; "
+                "the state before this step is kept"
+            )
+        return {**values, "learning_rate": self._stage.learning_rate(step)}
+
+    def update(self, step: int) -> None:
+        """Change the weights; a float16 gradient that overflowed only lowers the loss scale."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._stage.learning_rate(step)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def extras(self) -> dict[str, Tensor]:
+        """What `resume` needs beside the parameters."""
+        found = {
+            f"{name}.{index}": value
+            for index, parameter in enumerate(self._stage.parameters)
+            for name, value in self._optimizer.state.get(parameter, {}).items()
+        }
+        for name, value in self._scaler.state_dict().items():
+            found[f"loss_scale.{name}"] = torch.tensor(value, dtype=torch.float64)
+        return found
+
+    def resume(self, extras: Mapping[str, Tensor]) -> None:
+        """Take over what an earlier run's `extras` were."""
+        for index, parameter in enumerate(self._stage.parameters):
+            if f"step.{index}" in extras:  # a parameter without gradient has no moments
+                self._optimizer.state[parameter] = {
+                    "step": extras[f"step.{index}"],
+                    "exp_avg": extras[f"exp_avg.{index}"].to(parameter.device),
+                    "exp_avg_sq": extras[f"exp_avg_sq.{index}"].to(parameter.device),
+                }
+        scale = {
+            name.removeprefix("loss_scale."): value.item()
+            for name, value in extras.items()
+            if name.startswith("loss_scale.")
+        }
+        if scale and self._scaler.is_enabled():
+            counts = ("growth_interval", "_growth_tracker")
+            whole = {name: int(scale[name]) for name in counts}
+            self._scaler.load_state_dict({**scale, **whole})
+
+    def _refuse_infinite(self, values: Mapping[str, float], step: int) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            terms = [name for name in bad if name != "total"]
+            raise TrainingError(
+                f"{self._stage.name}: loss is {values['total']} at step {step + 1} (terms {terms});"
+                " lower the learning rate or check the data; the state before this step is kept"
+            )
 
 
 def _train_mode(stages: Sequence[TrainStage], active: TrainStage | None) -> None:
@@ -118,95 +227,11 @@ def _train_mode(stages: Sequence[TrainStage], active: TrainStage | None) -> None
         parameter.requires_grad_(True)
 
 
-def _optimizer(stage: TrainStage, moments: dict[str, Tensor]) -> torch.optim.AdamW:
+def _optimizer(stage: TrainStage) -> torch.optim.AdamW:
     matrices = [p for p in stage.parameters if p.ndim > 1]
     vectors = [p for p in stage.parameters if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": stage.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=stage.betas)
-    if moments:
-        for index, parameter in enumerate(stage.parameters):
-            optimizer.state[parameter] = {
-                "step": moments[f"step.{index}"],
-                "exp_avg": moments[f"exp_avg.{index}"],
-                "exp_avg_sq": moments[f"exp_avg_sq.{index}"],
-            }
-    return optimizer
-
-
-def _step(
-    stage: TrainStage, optimizer: torch.optim.AdamW, rng: np.random.Generator, step: int
-) -> StepLosses:
-    losses = stage.step_losses(rng)
-    if not torch.isfinite(losses.total):
-        bad = [name for name, value in losses.terms.items() if not torch.isfinite(value)]
-        raise TrainingError(
-            f"{stage.name}: loss is {losses.total.item()} at step {step + 1} (terms {bad}); "
-            "lower the learning rate or check the data; the last saved state is kept"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    if math.isfinite(stage.max_gradient_norm):
-        torch.nn.utils.clip_grad_norm_(stage.parameters, stage.max_gradient_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = stage.learning_rate(step)
-    optimizer.step()
-    return losses
-
-
-def _save(
-    path: Path,
-    stages: Sequence[TrainStage],
-    stage_number: int,
-    step: int,
-    optimizer: torch.optim.AdamW,
-    identity: str,
-) -> None:
-    tensors: dict[str, Tensor] = {}
-    for number, stage in enumerate(stages):
-        for index, parameter in enumerate(stage.parameters):
-            tensors[f"parameter.{number}.{index}"] = parameter.detach().clone(
-                memory_format=torch.contiguous_format
-            )
-    for index, parameter in enumerate(stages[stage_number].parameters):
-        for name, value in optimizer.state[parameter].items():
-            tensors[f"{name}.{index}"] = value.detach().clone(memory_format=torch.contiguous_format)
-    position = {"identity": identity, "stage": str(stage_number), "step": str(step)}
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(safetensors.torch.save(tensors, metadata=position))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _restore(
-    path: Path, stages: Sequence[TrainStage], identity: str
-) -> tuple[int, int, dict[str, Tensor]]:
-    """Fill the parameters from a state; (stage, step, optimiser moments) to go on from."""
-    if not path.exists():
-        return 0, 0, {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            position = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stage_number, step = int(position["stage"]), int(position["step"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise TrainingError(f"{path} is damaged ({error}): remove it to start anew") from error
-    if position.get("identity") != identity:
-        raise TrainingError(
-            f"{path} belongs to another run ({position.get('identity')}, this one is {identity}): "
-            "choose another --out, or remove the file to start anew"
-        )
-    with torch.no_grad():
-        for number, stage in enumerate(stages):
-            for index, parameter in enumerate(stage.parameters):
-                parameter.copy_(tensors.pop(f"parameter.{number}.{index}"))
-    return stage_number, step, tensors
-
-
-def _append_line(path: Path, entry: dict[str, object]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=stage.betas)

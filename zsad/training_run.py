@@ -12,28 +12,44 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from safetensors.torch import save
 
-from zsad.backbone import load_backbone
+from zsad.backbone import Backbone, load_backbone
 from zsad.build import build_detector
 from zsad.checkpoint import DataSource, new_card, save_checkpoint
 from zsad.compact import DEFAULT_COMPACT, SPECS, backbone_weights, lay_out_clip, trained_tensors
 from zsad.compact_pretrain import PretrainRecipe, PretrainViews, describe_views, pretrain_stage
 from zsad.config.backbone import BackboneConfig
 from zsad.config.method import MethodConfig
-from zsad.corpus import RealViews, SurfaceViews, View
-from zsad.data import Layout, Progress, Sample, Warn, check_samples, read_dataset
+from zsad.corpus import RealViews, SurfaceViews, View, WholeImages
+from zsad.data import Sample, Warn, check_samples
+from zsad.datasets.catalogue import named_dataset
+from zsad.datasets.layouts import Layout, read_dataset
+from zsad.datasets.named import DatasetName
 from zsad.detector import Detector, TrainableDetector
 from zsad.evaluate import evaluate
+from zsad.frozen_cache import DEFAULT_BYTES
 from zsad.predictor import Predictor
+from zsad.processes import ALONE, Processes
 from zsad.train import TrainingError, TrainStage, run_stages
-from zsad.train_method import StageSchedule, embed_views, method_stages
+from zsad.train_method import CachePlan, Pictures, StageSchedule, embed_views, method_stages
 from zsad.view_store import Draw, Embed, ViewStore, build_store, source_of_view
 
-Watch = Callable[[str], AbstractContextManager[Progress]]
-"""Label -> context that yields a function of (done, total)."""
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Advance(Protocol):
+    """Shows how far something is."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Told after every item, with a few words to show beside it."""
+
+
+Watch = Callable[[str], AbstractContextManager[Advance]]
+"""Label -> context that yields what is told of progress."""
 
 SURFACE_KEY = 1_000_000
 """Random-stream key of the procedural surfaces, out of reach of the data sets' keys."""
@@ -66,20 +82,33 @@ class TrainingRun:
         unseen: Data sets measured after training, for the card; never trained on.
         out: Folder of the result; its `work` folder can be deleted afterwards.
         seed: Of everything random.
-        n_views: Training pictures drawn.
-        synthetic: Whether synthetic defects and procedural surfaces are added.
         device: Where the network runs.
         command: That makes the result again, for the card.
+        n_views: Training pictures drawn.
+        synthetic: Whether synthetic defects and procedural surfaces are added.
+        every_image: Whether all images are used as they are, each once an epoch, as in the
+            papers; then `n_views` and `synthetic` have no meaning.
+        precision: Of the backbone's blocks; heads and losses are always float32.
+        checkpointing: Whether the backward pass computes blocks again instead of keeping them.
+        cache_bytes: Of disk, at most, for constants of the frozen backbone; 0 keeps none.
+        save_every: Steps between two states; None saves as often as that costs 2 % of the time.
+        processes: That train together.
     """
 
     sets: Sequence[LabelledSet]
     unseen: Sequence[LabelledSet]
     out: Path
     seed: int
-    n_views: int
-    synthetic: bool
     device: torch.device
     command: str
+    n_views: int = 0
+    synthetic: bool = False
+    every_image: bool = False
+    precision: Precision = "fp32"
+    checkpointing: bool = False
+    cache_bytes: int = DEFAULT_BYTES
+    save_every: int | None = None
+    processes: Processes = ALONE
 
     @property
     def work(self) -> Path:
@@ -111,6 +140,18 @@ def read_sets(roots: Sequence[Path], layout: Layout, *, warn: Warn) -> list[Labe
     return sets
 
 
+def named_set(name: DatasetName, data_root: Path, *, warn: Warn) -> LabelledSet:
+    """Read and check a published data set, with its licence and page.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    dataset = named_dataset(name)
+    samples = dataset.read(data_root, warn=warn)
+    check_samples(samples, warn=warn)
+    return LabelledSet(name=name, samples=samples, licence=dataset.licence, origin=dataset.home)
+
+
 def train_compact_backbone(run: TrainingRun, recipe: PretrainRecipe, *, watch: Watch) -> Path:
     """Train `compact-v1` from scratch.
 
@@ -119,13 +160,20 @@ def train_compact_backbone(run: TrainingRun, recipe: PretrainRecipe, *, watch: W
 
     Raises:
         StemWeightsError: the CNN's weights are missing.
-        TrainingError: a loss is not finite, or `out` holds the state of another run.
+        TrainingError: a loss is not finite, or `out` holds the state of another run, or the run
+            asks for what only methods have.
     """
+    if run.processes.count > 1 or run.every_image or run.precision != "fp32":
+        raise TrainingError(
+            "compact_backbone trains on views, in one process and in fp32: leave out torchrun, "
+            "--every-image and --precision"
+        )
     spec = SPECS[DEFAULT_COMPACT]
     torch.manual_seed(run.seed)
     clip = lay_out_clip(spec)
     identity = _identity(run, recipe=asdict(recipe), spec=asdict(spec))
-    store = _store(run, spec.image_size, describe_views(clip, spec), "descriptors", watch)
+    draw = _view_draw(run, spec.image_size)
+    store = _store(run, draw, describe_views(clip, spec), "descriptors", watch)
     with watch("Comparing patches") as on_view:
         views = PretrainViews(store, clip.visual.conv1.tokens, on_view)
     _run(run, [pretrain_stage(clip, views, recipe)], identity, watch)
@@ -164,8 +212,9 @@ def train_method(
         CheckpointError: the weights cannot be saved.
         DataError: an image turned out to be damaged.
         TrainingError: the method has nothing to train, a loss is not finite, or the state is of
-            another run.
+            another run, the precision does not fit the device, or the disk is too small.
     """
+    _refuse_precision(run)
     backbone = load_backbone(backbone_config)
     backbone.to(run.device)
     detector = build_detector(method, backbone, seed=run.seed).to(run.device)
@@ -176,10 +225,20 @@ def train_method(
         schedules=[asdict(schedule) for schedule in schedules],
         method=method.model_dump(),
         backbone=backbone.content_hash(),
+        precision=run.precision,
+        processes=run.processes.count,
     )
+    side = backbone.input_size
+    draw = _image_draw(run, side) if run.every_image else _view_draw(run, side)
+    _refuse_small_disk(run, draw.n_pictures, backbone)
     embed = embed_views(backbone, run.device)
-    store = _store(run, backbone.input_size, embed, backbone.content_hash(), watch)
-    _run(run, method_stages(detector, store, schedules, run.device), identity, watch)
+    store = _store(run, draw, embed, backbone.content_hash(), watch)
+    stages = method_stages(detector, _pictures(run, store), schedules)
+    halves = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    with backbone.executing(half=halves[run.precision], checkpointing=run.checkpointing):
+        _run(run, stages, identity, watch)
+    if not run.processes.is_first:
+        return run.out
     detector.eval()
     card = new_card(
         detector,
@@ -192,6 +251,12 @@ def train_method(
     )
     save_checkpoint(run.out, detector, card)
     return run.out
+
+
+def picture_bytes(backbone: Backbone) -> int:
+    """Disk that one training picture takes: uint8 pixels, mask bits, float16 tokens."""
+    side, tokens = backbone.input_size, 1 + backbone.grid**2
+    return side**2 * 3 + side**2 // 8 + tokens * backbone.vision_width * 2
 
 
 def git_revision() -> str | None:
@@ -208,21 +273,47 @@ def git_revision() -> str | None:
     return found.stdout.strip() or None
 
 
-def _store(run: TrainingRun, side: int, embed: Embed, embed_name: str, watch: Watch) -> ViewStore:
-    draw, described = _draw(run, side)
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Picture number -> picture, how many there are, and what they depend on."""
+
+    picture: Draw
+    n_pictures: int
+    described: str
+
+
+def _store(run: TrainingRun, draw: _Draw, embed: Embed, embed_name: str, watch: Watch) -> ViewStore:
+    """The first process makes the pictures; the others find them made."""
+    if not run.processes.is_first:
+        run.processes.wait_for_all()
     with watch("Drawing views") as on_view:
-        return build_store(
+        store = build_store(
             run.work,
-            draw,
-            run.n_views,
+            draw.picture,
+            draw.n_pictures,
             embed,
-            identity=f"{described} {embed_name}",
+            identity=f"{draw.described} {embed_name}",
             on_view=on_view,
         )
+    if run.processes.is_first:
+        run.processes.wait_for_all()
+    return store
 
 
-def _draw(run: TrainingRun, side: int) -> tuple[Draw, str]:
-    """View number -> view, and what that depends on."""
+def _image_draw(run: TrainingRun, side: int) -> _Draw:
+    """Every image of all sets.
+
+    Raises:
+        TrainingError: there is none whose pixels are labelled.
+    """
+    images = WholeImages([sample for s in run.sets for sample in s.samples], side=side)
+    if not len(images):
+        raise TrainingError("no image is normal or has a mask: there is nothing to train on")
+    return _Draw(images, len(images), _identity(run, side=side))
+
+
+def _view_draw(run: TrainingRun, side: int) -> _Draw:
+    """Random views of all sets in equal shares, and surfaces."""
     sources: list[RealViews | SurfaceViews] = [
         RealViews(s.samples, key=key, seed=run.seed, side=side, synthetic=run.synthetic)
         for key, s in enumerate(run.sets)
@@ -235,7 +326,41 @@ def _draw(run: TrainingRun, side: int) -> tuple[Draw, str]:
     def draw(index: int) -> View:
         return sources[source_of_view(index, shares)](index)
 
-    return draw, _identity(run, side=side)
+    return _Draw(draw, run.n_views, _identity(run, side=side))
+
+
+def _pictures(run: TrainingRun, store: ViewStore) -> Pictures:
+    dtype = torch.float32 if run.precision == "fp32" else torch.float16
+    cache = CachePlan(run.work, run.cache_bytes, dtype) if run.cache_bytes else None
+    return Pictures(
+        store=store,
+        seed=run.seed,
+        every_image=run.every_image,
+        device=run.device,
+        processes=run.processes,
+        cache=cache,
+    )
+
+
+def _refuse_precision(run: TrainingRun) -> None:
+    if run.precision == "fp16" and run.device.type != "cuda":
+        raise TrainingError(
+            f"--precision fp16 on {run.device}: float16 products need a CUDA device, where they "
+            "are fast and their small gradients can be scaled; use bf16 or fp32 here"
+        )
+
+
+def _refuse_small_disk(run: TrainingRun, n_pictures: int, backbone: Backbone) -> None:
+    """Hours of drawing must not end at a full disk."""
+    wanted = n_pictures * picture_bytes(backbone)
+    run.work.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in run.work.glob("views-*"))
+    free = shutil.disk_usage(run.work).free
+    if wanted > there + free:
+        raise TrainingError(
+            f"{n_pictures} training pictures need {wanted / 1e9:.1f} GB in {run.work}, where "
+            f"{(there + free) / 1e9:.1f} GB are free: choose another --out, or fewer --views"
+        )
 
 
 def _run(run: TrainingRun, stages: list[TrainStage], identity: str, watch: Watch) -> None:
@@ -249,7 +374,12 @@ def _run(run: TrainingRun, stages: list[TrainStage], identity: str, watch: Watch
             run.work,
             seed=run.seed,
             identity=identity,
-            on_step=lambda name, done, _: advance(before[name] + done, total),
+            save_every=run.save_every,
+            on_step=lambda name, done, _, loss: advance(
+                before[name] + done, total, f"{name}, loss {loss:.4f}"
+            ),
+            scaler=torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16"),
+            processes=run.processes,
         )
 
 
@@ -282,7 +412,11 @@ def _unseen_metrics(run: TrainingRun, detector: Detector, watch: Watch) -> dict[
 def _identity(run: TrainingRun, **settings: object) -> str:
     """What must be equal for work to be taken up again."""
     sets = [[s.name, len(s.samples)] for s in run.sets]
-    facts = {"seed": run.seed, "views": run.n_views, "synthetic": run.synthetic, "sets": sets}
+    facts: dict[str, object] = {"seed": run.seed, "sets": sets}
+    if run.every_image:
+        facts["pictures"] = "every image"
+    else:
+        facts |= {"views": run.n_views, "synthetic": run.synthetic}
     return json.dumps({**facts, **settings}, sort_keys=True, default=str)
 
 
@@ -291,7 +425,7 @@ def _sources(run: TrainingRun) -> tuple[DataSource, ...]:
         DataSource(name=s.name, licence=s.licence, source=s.origin, images=len(s.samples))
         for s in run.sets
     ]
-    if run.synthetic:
+    if run.synthetic and not run.every_image:
         sources.append(
             DataSource(
                 name="procedural surfaces",

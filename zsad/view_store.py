@@ -26,8 +26,8 @@ class ViewStore:
     """All views of a training run, in order.
 
     Attributes:
-        embedded: One memory-mapped [50, ...] float16 array a chunk.
-        images: One memory-mapped [50, S, S, 3] uint8 array a chunk.
+        embedded: One memory-mapped [50, ...] float16 array a chunk; the last may be shorter.
+        images: One memory-mapped [50, S, S, 3] uint8 array a chunk, likewise.
         masks: [V, S * S / 8] uint8, packed bits.
         labels: [V] bool.
         class_names: V nouns.
@@ -85,19 +85,23 @@ def build_store(
     Args:
         folder: Where chunks go.
         draw: View number -> view; must depend on the number alone.
-        n_views: V, rounded up to whole chunks.
+        n_views: V.
         embed: Called with a chunk's images.
         identity: Describes everything that the views depend on.
         on_view: Called with views done, views in all.
     """
     stamp = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"views-{stamp}-{number:04d}" for number in range(-(-n_views // CHUNK))]
-    for number, path in enumerate(paths):
+    paths = []
+    for start in range(0, n_views, CHUNK):
+        end = min(start + CHUNK, n_views)
+        tail = "" if end - start == CHUNK else f"-{end - start}"
+        path = folder / f"views-{stamp}-{start // CHUNK:04d}{tail}"
         if not path.with_suffix(".npz").exists():
-            _write_chunk(path, [draw(number * CHUNK + i) for i in range(CHUNK)], embed)
+            _write_chunk(path, [draw(index) for index in range(start, end)], embed)
+        paths.append(path)
         if on_view is not None:
-            on_view((number + 1) * CHUNK, len(paths) * CHUNK)
+            on_view(end, n_views)
     parts = []
     for path in paths:
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as part:
@@ -120,7 +124,7 @@ def _write_chunk(path: Path, views: list[View], embed: Embed) -> None:
     np.savez(
         labels,
         masks=np.stack([np.packbits(view.mask) for view in views]),
-        labels=np.array([bool(view.mask.any()) for view in views]),
+        labels=np.array([view.is_anomalous for view in views]),
         class_names=np.array([view.class_name for view in views]),
         side=np.array(views[0].mask.shape[0]),
     )

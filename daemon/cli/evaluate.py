@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from daemon.cli import predict
 from daemon.cli.arguments import positive_int
+from daemon.cli.datasets import add_dataset_argument
 from daemon.cli.model_arguments import add_model_arguments, named_model
 from daemon.cli.output import make_parent, progress_bar, warn, write_file
 from daemon.errors import ConfigError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from zsad.data import Sample
     from zsad.evaluate import EvalReport
     from zsad.predictor import Predictor
+    from zsad.reference_bank import ReferenceBank
 
 _ONE_LINE_TITLES_WIDTH = 120
 _SHEET_ENTRIES = 12
@@ -31,12 +33,18 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     """Adds `test` and `predict`."""
     parser = subparsers.add_parser("test", help="measure a detector on a labelled data set")
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group(required=True)
+    add_dataset_argument(kind)
+    kind.add_argument(
         "--layout",
         choices=("mvtec", "folder", "jsonl", "meta"),
-        required=True,
         help="mvtec: ROOT/<category>/test/<defect>, ground_truth/<defect>; folder: normal, "
         "abnormal, mask; jsonl: ROOT/test.jsonl (AA-CLIP); meta: ROOT/meta.json (AnomalyCLIP)",
+    )
+    parser.add_argument(
+        "--allow-other-counts",
+        action="store_true",
+        help="with --dataset: measure what is there when images are missing or too many",
     )
     add_model_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the metrics as JSON")
@@ -50,6 +58,21 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         metavar="N",
         help="measure only N images of each category: quick, but not the data set's figures",
     )
+    parser.add_argument(
+        "--test-set-statistics",
+        action=argparse.BooleanOptionalAction,
+        help="rank scores that use minimum and maximum of the category's whole test set, as "
+        "published for AA-CLIP; a line cannot have them, and it takes twice as long (default: "
+        "as the method's preset)",
+    )
+    parser.add_argument(
+        "--references",
+        type=positive_int,
+        default=0,
+        metavar="N",
+        help="show the detector N good images of each category first: of its training images, "
+        "else of its test images, which are then not tested (0)",
+    )
     parser.set_defaults(run=_run_test)
     predict.add_commands(subparsers)
 
@@ -57,8 +80,12 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 def _run_test(args: argparse.Namespace) -> int:
     for path in (args.json, args.markdown, args.sheet):
         make_parent(path)
+    from zsad.reproduce.run import with_published_names
+
     samples = read_samples(args)
-    return measure(named_model(args), samples, args, Console())
+    predictor = named_model(args)
+    named = with_published_names(samples, predictor.detector.config, args.dataset or "")
+    return measure(predictor, named, args, Console())
 
 
 def read_samples(args: argparse.Namespace) -> "list[Sample]":
@@ -67,11 +94,18 @@ def read_samples(args: argparse.Namespace) -> "list[Sample]":
     Raises:
         ConfigError: it cannot be used.
     """
-    from zsad.data import check_samples, limit_per_category, read_dataset
+    from zsad.data import check_samples, limit_per_category
+    from zsad.datasets.catalogue import named_dataset
+    from zsad.datasets.layouts import read_dataset
     from zsad.image_files import DataError
 
     try:
-        samples = read_dataset(args.data, args.layout, warn=warn)
+        if args.dataset is not None:
+            samples = named_dataset(args.dataset).read(
+                args.data, warn=warn, allow_other_counts=args.allow_other_counts
+            )
+        else:
+            samples = read_dataset(args.data, args.layout, warn=warn)
         if args.limit_per_category is not None:
             kept = limit_per_category(samples, args.limit_per_category)
             warn(f"{_subsampling(args)}: {len(kept)} of {len(samples)} images")
@@ -89,12 +123,15 @@ def measure(
     """Evaluate, print the table, write what was asked for.
 
     Raises:
-        ConfigError: an image turned out to be damaged.
+        ConfigError: an image turned out to be damaged, or the detector has no scores of the kind
+            that was asked for.
     """
     from zsad.evaluate import evaluate
     from zsad.image_files import DataError
 
+    uses_whole_sets = _uses_whole_sets(predictor, args)
     try:
+        samples, banks = _with_references(predictor, samples, args)
         with progress_bar("Testing") as advance:
             report = evaluate(
                 predictor,
@@ -102,23 +139,67 @@ def measure(
                 batch_size=args.batch,
                 warn=warn,
                 progress=advance,
+                test_set_statistics=uses_whole_sets,
+                banks=banks,
             )
     except DataError as error:
         raise ConfigError(str(error)) from error
-    title = f"{args.data.resolve().name}, {predictor.version}, {predictor.detector.input_size} px"
+    name = args.dataset or args.data.resolve().name
+    title = f"{name}, {predictor.version}, {predictor.detector.input_size} px"
+    if args.references:
+        title += f", {args.references} references"
     if args.limit_per_category is not None:
         title += f" - {_subsampling(args)}"
+    sheet_title = title  # it shows what the detector says of each image by itself
+    if uses_whole_sets:
+        title += " - SCORES DEPEND ON THE OTHER IMAGES: scaled over each category's test set"
     console.print(_table(report, title, console.width))
     if args.json is not None:
         write_file(args.json, (json.dumps(report.to_json(), indent=2) + "\n").encode())
     if args.markdown is not None:
         write_file(args.markdown, f"{title}\n\n{report.to_markdown()}".encode())
     if args.sheet is not None:
-        write_file(args.sheet, _sheet(predictor, samples, args.batch, title))
+        write_file(args.sheet, _sheet(predictor, samples, banks, args.batch, sheet_title))
     for path in (args.json, args.markdown, args.sheet):
         if path is not None:
             console.print(f"written: {path}", markup=False, soft_wrap=True)
     return 0
+
+
+def _with_references(
+    predictor: "Predictor", samples: "Sequence[Sample]", args: argparse.Namespace
+) -> "tuple[Sequence[Sample], dict[str, ReferenceBank]]":
+    """What is left to test, and a bank of every category; everything and none without references.
+
+    Raises:
+        ConfigError: references do not go with scores over whole test sets.
+        DataError: there are too few good images.
+    """
+    from zsad.datasets.layouts import read_dataset
+    from zsad.reference_sets import hold_out_references, learn_banks
+
+    if not args.references:
+        return samples, {}
+    if _uses_whole_sets(predictor, args):
+        raise ConfigError(
+            "--references is for scores that a line can have: add --no-test-set-statistics"
+        )
+    has_training = args.layout == "mvtec" and any(args.data.glob("*/train"))
+    training = read_dataset(args.data, "mvtec", "train", warn=warn) if has_training else []
+    references, tested = hold_out_references(samples, training, args.references, seed=0)
+    with progress_bar("Learning references") as advance:
+        return tested, learn_banks(predictor, references, batch_size=args.batch, progress=advance)
+
+
+def _uses_whole_sets(predictor: "Predictor", args: argparse.Namespace) -> bool:
+    """What the arguments say, else the method's preset."""
+    if args.test_set_statistics is None:
+        return predictor.detector.ranks_whole_sets
+    if args.test_set_statistics and not predictor.detector.has_whole_set_scores:
+        raise ConfigError(
+            f"--test-set-statistics: {predictor.version} has no scores that use them; leave it out"
+        )
+    return bool(args.test_set_statistics)
 
 
 def _subsampling(args: argparse.Namespace) -> str:
@@ -148,7 +229,13 @@ def _table(report: "EvalReport", title: str, width: int) -> Table:
     return table
 
 
-def _sheet(predictor: "Predictor", samples: "Sequence[Sample]", batch: int, title: str) -> bytes:
+def _sheet(
+    predictor: "Predictor",
+    samples: "Sequence[Sample]",
+    banks: "Mapping[str, ReferenceBank]",
+    batch: int,
+    title: str,
+) -> bytes:
     """A PNG of a few samples of each category with their maps."""
     from zsad.heatmap import SheetEntry, contact_sheet, encode_png
     from zsad.image_files import load_image, load_mask
@@ -158,7 +245,11 @@ def _sheet(predictor: "Predictor", samples: "Sequence[Sample]", batch: int, titl
     for start in range(0, len(shown), batch):
         chunk = shown[start : start + batch]
         images = [load_image(sample.image_path) for sample in chunk]
-        scores, maps = predictor.predict(images, [sample.class_name for sample in chunk])
+        scores, maps = predictor.predict(
+            images,
+            [sample.class_name for sample in chunk],
+            [banks.get(sample.category) for sample in chunk],
+        )
         for sample, image, score, anomaly_map in zip(chunk, images, scores, maps, strict=True):
             no_defect = None if sample.is_anomalous else np.zeros(image.shape[:2], np.bool_)
             entries.append(

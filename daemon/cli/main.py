@@ -11,12 +11,14 @@ from rich.console import Console
 from daemon.cli import (
     calibrate,
     database,
+    datasets,
     demo,
     evaluate,
     operate,
     publish,
     query,
     report,
+    reproduce,
     run,
     train,
 )
@@ -64,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         report,
         query,
         database,
+        datasets,
         evaluate,
+        reproduce,
         train,
         demo,
     ):

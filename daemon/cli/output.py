@@ -1,9 +1,10 @@
 """What commands write: warnings, a progress bar, files that are complete or absent."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,9 +19,16 @@ def warn(message: str) -> None:
     )
 
 
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """So many of so many, with a few words beside the label."""
+
+
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function of (done, total). Shown on stderr, and only on a terminal."""
+def progress_bar(label: str) -> Iterator[Advance]:
+    """Yields what moves the bar. Shown on stderr, and only on a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
@@ -31,7 +39,12 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, note: str = "") -> None:
+            words = f"{label}: {note}" if note else label
+            progress.update(task, completed=done, total=total, description=words)
+
+        yield advance
 
 
 def make_parent(path: Path | None) -> None:

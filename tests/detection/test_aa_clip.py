@@ -279,24 +279,44 @@ def test_one_upsampling_of_the_sum_equals_the_sum_of_four(
     torch.testing.assert_close(raw.linear_map, four, atol=1e-4, rtol=0)
 
 
-def test_official_test_scores_use_the_whole_set_and_streaming_ones_do_not(
+def test_whole_set_scores_are_scaled_over_the_set_and_streaming_ones_are_not(
     make_detector: Make, images: Tensor
 ) -> None:
-    official, paper = make_detector(preset="official"), make_detector()
+    official = make_detector(preset="official")
+    parts = [official.unscaled(images[i : i + 1], NAMES[i : i + 1]) for i in range(3)]
+
+    found = official.whole_set_scores(torch.cat([part.terms for part in parts]))
+
     raw = official.raw_outputs(images, NAMES)
-    paper_raw = paper.raw_outputs(images, NAMES)
-
-    found = official.test_scores(raw)
-
     low, high = raw.linear_map.min(), raw.linear_map.max()
-    peaks = (raw.linear_map.amax((1, 2)) - low) / (high - low)
     q = raw.image_term
-    wanted = 0.5 * peaks + 0.5 * (q - q.min()) / (q.max() - q.min())
-    torch.testing.assert_close(found.image_score, wanted)
-    assert torch.equal(found.anomaly_map, raw.linear_map)
-    streaming = paper.predict(images, NAMES)
-    assert torch.equal(paper.test_scores(paper_raw).image_score, streaming.image_score)
-    assert torch.equal(paper.test_scores(paper_raw).anomaly_map, streaming.anomaly_map)
+    wanted = (raw.linear_map - low) / (high - low)
+    scores = 0.5 * wanted.amax((1, 2)) + 0.5 * (q - q.min()) / (q.max() - q.min())
+    torch.testing.assert_close(found.image_scores, scores, atol=1e-4, rtol=0)
+    maps = found.scaled(torch.cat([part.anomaly_map for part in parts]))
+    torch.testing.assert_close(maps, wanted, atol=1e-4, rtol=0)
+    assert (maps.min(), maps.max()) == (0, 1)
+    assert not torch.allclose(official.predict(images, NAMES).image_score, scores, atol=1e-2)
+
+
+def test_the_probability_map_is_ranked_where_the_paper_decides(
+    make_detector: Make, images: Tensor
+) -> None:
+    paper, official = make_detector(), make_detector(preset="official")
+
+    found = paper.unscaled(images, NAMES).anomaly_map
+
+    assert torch.equal(found, paper.predict(images, NAMES).anomaly_map)
+    assert official.ranks_whole_sets
+    assert not paper.ranks_whole_sets
+
+
+def test_a_set_of_one_image_has_scores(make_detector: Make, images: Tensor) -> None:
+    detector = make_detector(preset="official")
+
+    found = detector.whole_set_scores(detector.unscaled(images[:1], NAMES[:1]).terms)
+
+    assert found.image_scores.tolist() == [0.5]
 
 
 def test_medical_domain_smooths_more_and_scores_by_the_map_alone(
@@ -305,7 +325,7 @@ def test_medical_domain_smooths_more_and_scores_by_the_map_alone(
     medical = make_detector(preset="official", domain="medical")
     raw = medical.raw_outputs(images, NAMES)
 
-    found = medical.test_scores(raw)
+    found = medical.whole_set_scores(medical.unscaled(images, NAMES).terms)
 
     matrix = upsample_matrix(7, 56, BLURS["medical"])
     torch.testing.assert_close(
@@ -313,7 +333,7 @@ def test_medical_domain_smooths_more_and_scores_by_the_map_alone(
     )
     low, high = raw.linear_map.min(), raw.linear_map.max()
     peaks = raw.linear_map.amax((1, 2))
-    torch.testing.assert_close(found.image_score, (peaks - low) / (high - low))
+    torch.testing.assert_close(found.image_scores, (peaks - low) / (high - low))
 
 
 def test_predicting_and_training_leave_no_hooks(

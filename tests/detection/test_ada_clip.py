@@ -17,23 +17,43 @@ def test_without_prompts_both_towers_are_plain_clip(backbone: Backbone, images: 
     embedded = backbone.embed_images(images)
 
     vision = run_prompted_vision(backbone, embedded, [])
-    text = encode_prompted_text(backbone, ["a bad photo of a screw."], [])
+    text = encode_prompted_text(backbone, [["a bad photo of a screw."]], [])
 
     plain = backbone.run_vision(embedded, backbone.stage_blocks)
     assert torch.equal(vision.class_token, plain.class_token)
     assert torch.equal(torch.stack(vision.stages), torch.stack(plain.stages))
-    assert torch.equal(text, backbone.encode_text(["a bad photo of a screw."]))
+    assert torch.equal(text[0], backbone.encode_text(["a bad photo of a screw."]))
 
 
 def test_the_first_text_block_never_sees_a_prompt(backbone: Backbone) -> None:
     sentences = ["a bad photo of a screw."]
     prompts = [torch.randn(1, 5, backbone.text_width)]
 
+    found = encode_prompted_text(backbone, [sentences], prompts)
+
+    assert torch.equal(found[0], backbone.encode_text(sentences))
+    changed = encode_prompted_text(backbone, [sentences], [*prompts, *prompts])
+    assert not torch.allclose(changed, found, atol=1e-3)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_shared_prompts_equal_encoding_every_sentence_whole(backbone: Backbone, depth: int) -> None:
+    pairs = [ADA_CLIP_ENSEMBLE.sentences(name) for name in NAMES]
+    sentences = [normal + abnormal for normal, abnormal in pairs]
+    prompts = [torch.randn(3, 5, backbone.text_width) for _ in range(depth)]
+
     found = encode_prompted_text(backbone, sentences, prompts)
 
-    assert torch.equal(found, backbone.encode_text(sentences))
-    changed = encode_prompted_text(backbone, sentences, [*prompts, *prompts])
-    assert not torch.equal(changed, found)
+    for image, group in enumerate(sentences):
+
+        def overwrite(index: int, tokens: Tensor, image: int = image) -> Tensor:
+            if index + 1 >= depth:
+                return tokens
+            new = prompts[index + 1][image].expand(len(tokens), -1, -1)
+            return torch.cat([tokens[:, :1], new, tokens[:, 6:]], dim=1)
+
+        whole = backbone.encode_text(group, after_block=overwrite)
+        torch.testing.assert_close(found[image], whole, atol=1e-5, rtol=0)
 
 
 def test_prompts_of_a_batch_equal_the_loop_over_its_images(

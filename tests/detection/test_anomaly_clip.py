@@ -185,3 +185,20 @@ def test_runs_on_the_compact_backbone() -> None:
 
     assert found.anomaly_map.shape == (1, 320, 320)
     assert len(detector.deep_tokens) == 2
+
+
+def test_official_preset_counts_the_rows_of_a_batch_of_one_as_samples(
+    make: Make, images: Tensor, masks: Tensor, labels: Tensor
+) -> None:
+    totals = {}
+    for preset in PRESETS:
+        detector = make(preset=preset, round_deep_fp16=False)
+        features = detector.frozen_features(detector.backbone.embed_images(images))
+        first = type(features)(features.levels[:, :1], features.class_feature[:1])
+        totals[preset] = [
+            detector.losses_of(features, masks, labels).total.item(),
+            detector.losses_of(first, masks[:1], labels[:1]).total.item(),
+        ]
+
+    assert totals["paper"][0] == totals["official"][0]
+    assert totals["paper"][1] != totals["official"][1]

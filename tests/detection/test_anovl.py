@@ -98,3 +98,20 @@ def test_without_views_and_steps_it_is_a_plain_softmax(backbone: Backbone, image
         feature = F.normalize(backbone.project_vision(tokens), dim=-1)
     cosines = (detector.anchors.unit(NAMES) @ feature[:, :, None]).squeeze(-1)
     torch.testing.assert_close(found.image_score, cosines.softmax(-1)[:, 1], atol=1e-6, rtol=0)
+
+
+def test_images_are_resized_bilinearly_as_published(backbone: Backbone) -> None:
+    assert AnoVL(backbone, AnoVLConfig()).resampling == "bilinear"
+    assert AnoVL(backbone, AnoVLConfig(resampling="bicubic")).resampling == "bicubic"
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_both_kinds_of_macaroni_are_called_macaroni(backbone: Backbone, preset: str) -> None:
+    detector = AnoVL(backbone, AnoVLConfig.model_validate({"preset": preset}))
+
+    first, second, plain = (
+        detector.anchors.unit([name]) for name in ("macaroni1", "macaroni2", "macaroni")
+    )
+
+    assert torch.equal(first, plain)
+    assert torch.equal(second, plain)

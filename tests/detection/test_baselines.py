@@ -207,3 +207,17 @@ def test_official_preset_keeps_the_underscore_of_a_name(
 
     assert torch.equal(*scores["paper"])
     assert not torch.equal(*scores["official"])
+
+
+@pytest.mark.parametrize("method", ["april_gan", "mvfa_ad", "winclip"])
+def test_a_hyphen_in_a_name_stays(
+    make_backbone: Callable[..., Backbone], images: Tensor, method: str
+) -> None:
+    detector = build({"method": method}, make_backbone())
+
+    maps = [
+        detector.predict(images[:1], [name]).anomaly_map
+        for name in ("pipe-shaped fryum", "pipe shaped fryum")
+    ]
+
+    assert not torch.equal(*maps)

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsad.backbone import Backbone, load_backbone
+from zsad.config.anomaly_clip import AnomalyCLIPConfig
 from zsad.config.backbone import BackboneConfig
 from zsad.config.fa_prompt import FAPromptConfig
 from zsad.learned_prompts import encode_prompts, overwrite_deep, place_tokens
 from zsad.losses import binary_focal_loss, segmentation_terms
+from zsad.methods.anomaly_clip import AnomalyCLIP
 from zsad.methods.fa_prompt import FAPrompt
 
 PRESETS = ("paper", "official")
@@ -236,8 +238,57 @@ def test_without_cap_one_abnormality_prompt_has_no_pair(
 
     terms = detector.stages()[0].losses(batch_of(detector.backbone, images, masks, labels)).terms
 
-    assert detector.abnormal_tokens.shape == (1, 2, 48)
+    assert detector.abnormal_tokens.shape == (1, 12, 48)
     assert terms["orthogonality"] == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("preset", PRESETS)
+def test_without_cap_and_dap_the_prompts_and_maps_are_anomaly_clips(
+    make: Make, make_backbone: Callable[..., Backbone], images: Tensor, preset: str
+) -> None:
+    detector = make(cap=False, dap=False, preset=preset)
+    base = AnomalyCLIP(make_backbone(), AnomalyCLIPConfig.model_validate({"preset": preset}))
+    base.normal_tokens.copy_(detector.normal_tokens)
+    base.abnormal_tokens.copy_(detector.abnormal_tokens[0])
+    for own, other in zip(detector.deep_tokens, base.deep_tokens, strict=True):
+        other.copy_(own)
+
+    found = detector.raw_outputs(images, NAMES)
+
+    wanted = base.raw_outputs(images, NAMES)
+    torch.testing.assert_close(detector.texts().anchors[0], base.texts(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.plain_grid, wanted.grids[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.class_probability, wanted.image_score, atol=1e-5, rtol=0)
+
+
+def test_without_cap_the_prior_shifts_all_tokens_of_the_abnormal_prompt(make: Make) -> None:
+    detector, shifted = make(cap=False), make(cap=False)
+    omega = 0.1 * torch.randn(2, 48, generator=torch.Generator().manual_seed(5))
+
+    with torch.no_grad():
+        found = detector.refined(omega, None)
+        for row in range(2):
+            shifted.abnormal_tokens.copy_(detector.abnormal_tokens + omega[row])
+            wanted = shifted.texts().anchors[0, 1]
+            torch.testing.assert_close(found[row], wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_official_preset_takes_rows_for_samples_in_a_batch_of_one(
+    make: Make, images: Tensor, masks: Tensor, labels: Tensor, preset: str
+) -> None:
+    detector = make(preset=preset)
+    one = batch_of(detector.backbone, images[:1], masks[:1], labels[:1])
+
+    found = detector.stages()[0].losses(one).terms["dice_normal_plain"]
+
+    grid = detector.raw_outputs(images[:1], NAMES[:1]).plain_grid
+    normal = 1 - F.interpolate(grid[:, None], size=(56, 56), mode="bilinear")[:, 0]
+    samples = zip(normal[0], 1 - masks[0], strict=True) if preset == "official" else None
+    pairs = list(samples) if samples else [(normal, 1 - masks[:1])]
+    wanted = [1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1) for p, t in pairs]
+    torch.testing.assert_close(found, torch.stack(wanted).mean(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,14 @@ def test_mask_is_binary_whatever_its_values_and_side() -> None:
 def test_mask_with_channels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a mask must be \[H, W\], got \[4, 4, 3\]"):
         prepare_mask(np.zeros((4, 4, 3), np.uint8), 20)
+
+
+def test_bilinear_resampling_is_pils() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8)
+
+    found = prepare_image(pixels, 20, (0, 0, 0), (1, 1, 1), resampling="bilinear")
+
+    resized = Image.fromarray(pixels).resize((20, 20), Image.Resampling.BILINEAR)
+    wanted = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+    torch.testing.assert_close(found, wanted)
+    assert not torch.equal(found, prepare_image(pixels, 20, (0, 0, 0), (1, 1, 1)))

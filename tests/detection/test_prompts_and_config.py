@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from zsad.config.aa_clip import AAClipConfig
 from zsad.config.backbone import BackboneConfig
 from zsad.config.method import MethodConfig
-from zsad.prompts import class_phrase, state_sentences
+from zsad.prompts import CLASS_PHRASES, class_phrase, published_name, state_sentences
 
 
 def test_a_class_has_six_normal_and_ten_abnormal_sentences() -> None:
@@ -19,15 +19,52 @@ def test_a_class_has_six_normal_and_ten_abnormal_sentences() -> None:
 
 
 @pytest.mark.parametrize(
-    ("category", "phrase"),
+    ("dataset", "category", "phrase"),
     [
-        ("metal_nut", "metal nut which has four notched edges"),
-        ("steel_rope", "steel rope"),
-        ("", "object"),
+        ("mvtec_ad", "metal_nut", "metal nut which has four notched edges"),
+        ("visa", "macaroni2", "scattered yellow macaroni"),
+        ("visa", "capsules", "capsules"),
+        ("bmad_brain", "brain", "scan"),
+        ("kvasir", "kvasir", "colon endoscopy image"),
+        ("mpdd", "metal_plate", "metal plate"),
+        ("", "bottle", "bottle"),
+        ("visa", "metal_nut", "metal nut"),
+        ("btad", "", "object"),
     ],
 )
-def test_phrase_is_the_published_one_then_the_name_then_object(category: str, phrase: str) -> None:
-    assert class_phrase(category) == phrase
+def test_phrase_is_that_of_the_data_set_then_the_name_then_object(
+    dataset: str, category: str, phrase: str
+) -> None:
+    assert class_phrase(dataset, category) == phrase
+
+
+def test_every_category_of_both_industrial_sets_has_its_phrase() -> None:
+    counts = {name: len(phrases) for name, phrases in CLASS_PHRASES.items()}
+
+    assert counts == {"mvtec_ad": 15, "visa": 12}
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "dataset", "wanted"),
+    [
+        ("aa_clip", "paper", "mvtec_ad", "metal nut which has four notched edges"),
+        ("aa_clip", "official", "", "metal nut"),
+        ("april_gan", "official", "mvtec_ad", "metal_nut"),
+        ("ada_clip", "official", "", "metal_nut"),
+        ("winclip", "official", "visa", "metal_nut"),
+        ("april_gan", "paper", "mvtec_ad", "metal nut"),
+        ("mfp_clip", "paper", "mvtec_ad", "metal nut"),
+        ("fa_prompt", "official", "mvtec_ad", "metal nut"),
+    ],
+)
+def test_a_name_is_what_the_methods_own_evaluation_writes(
+    method: str, preset: str, dataset: str, wanted: str
+) -> None:
+    found = published_name(
+        method, preset, dataset=dataset, category="metal_nut", class_name="metal nut"
+    )
+
+    assert found == wanted
 
 
 def test_options_that_are_not_given_follow_the_preset() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from daemon.cli import evaluate, predict
 from daemon.cli.main import main
 from daemon.errors import ConfigError
-from zsad.detector import Detector, Prediction
+from zsad.detector import Detector, Prediction, UnscaledOutputs, WholeSetScores
 from zsad.predictor import Predictor
 
 Write = Callable[..., Path]
@@ -70,6 +70,35 @@ def test_the_table_fits_eighty_columns(ready: Predictor, mvtec: Path) -> None:
 
     assert "metal_nut" in printed
     assert "…" not in printed
+
+
+def test_scores_over_a_whole_test_set_are_called_so(mvtec: Path, tmp_path: Path) -> None:
+    class Stretched(BrightnessDetector):
+        ranks_whole_sets = has_whole_set_scores = True
+
+        def unscaled(self, images: Tensor, class_names: Sequence[str]) -> UnscaledOutputs:
+            found = self.predict(images, class_names)
+            return UnscaledOutputs(found.image_score[:, None], found.anomaly_map)
+
+        def whole_set_scores(self, terms: Tensor) -> WholeSetScores:
+            return WholeSetScores(terms[:, 0], 0.0, 1.0)
+
+    ready = Predictor(Stretched(), (0, 0, 0), (1, 1, 1), torch.device("cpu"), "bright-1")
+    table = tmp_path / "out.md"
+    words = ("test", "--data", mvtec, "--layout", "mvtec", "--markdown", table)
+    said = "SCORES DEPEND ON THE OTHER IMAGES"
+
+    printed = run_test(ready, parse(*words))
+    assert said in printed
+    assert said in table.read_text()
+    assert said not in run_test(ready, parse(*words, "--no-test-set-statistics"))
+
+
+def test_test_set_statistics_that_a_method_lacks_are_refused(ready: Predictor, mvtec: Path) -> None:
+    args = parse("test", "--data", mvtec, "--layout", "mvtec", "--test-set-statistics")
+
+    with pytest.raises(ConfigError, match="bright-1 has no scores that use them"):
+        run_test(ready, args)
 
 
 def test_a_subsample_is_called_one_everywhere(

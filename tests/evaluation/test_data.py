@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zsad.data import Sample, check_samples, limit_per_category, prompt_noun, read_dataset
+from zsad.data import Sample, check_samples, limit_per_category, prompt_noun
+from zsad.datasets.layouts import read_dataset
 from zsad.image_files import DataError
 
 Write = Callable[..., Path]

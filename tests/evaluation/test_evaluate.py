@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from zsad.data import Sample, read_dataset
-from zsad.detector import Detector, Prediction
+from zsad.data import Sample
+from zsad.datasets.layouts import read_dataset
+from zsad.detector import Detector, Prediction, UnscaledOutputs, WholeSetScores
 from zsad.evaluate import EvalReport, evaluate, percent
 from zsad.image_files import DataError
 from zsad.predictor import Predictor
@@ -44,12 +45,14 @@ def run(
     *,
     batch_size: int = 4,
     said: list[str] | None = None,
+    test_set_statistics: bool = False,
 ) -> EvalReport:
     return evaluate(
         Predictor(detector or BrightnessDetector(), MEAN, STD, torch.device("cpu"), "test"),
         samples,
         batch_size=batch_size,
         warn=(said if said is not None else []).append,
+        test_set_statistics=test_set_statistics,
     )
 
 
@@ -72,6 +75,62 @@ def test_a_detector_that_prefers_the_dark_scores_zero(mvtec: Path) -> None:
 
     assert report.mean()["image_AUROC"] == 0
     assert report.mean()["pixel_AUROC"] < 0.05
+
+
+class StretchedDetector(BrightnessDetector):
+    """Its published scores are brightness scaled over a category's test set."""
+
+    has_whole_set_scores = True
+
+    def unscaled(self, images: Tensor, class_names: Sequence[str]) -> UnscaledOutputs:
+        found = self.predict(images, class_names)
+        low = found.anomaly_map.amin(dim=(1, 2))
+        terms = torch.stack([low, found.image_score], dim=1)
+        return UnscaledOutputs(terms, 100 * found.anomaly_map - 7)
+
+    def whole_set_scores(self, terms: Tensor) -> WholeSetScores:
+        low, high = terms[:, 0].min().item(), terms[:, 1].max().item()
+        return WholeSetScores((terms[:, 1] - low) / (high - low), 100 * low - 7, 100 * high - 7)
+
+
+def test_test_set_statistics_scale_every_category_by_itself(mvtec: Path) -> None:
+    samples = read_dataset(mvtec, "mvtec")
+    detector = StretchedDetector()
+
+    whole = run(samples, detector, test_set_statistics=True)
+
+    plain = run(samples)
+    assert whole.test_set_statistics
+    assert not plain.test_set_statistics
+    assert whole.mean()["image_AUROC"] == plain.mean()["image_AUROC"] == 1
+    # an affine map of all scores of a category changes no rank
+    assert whole.mean()["pixel_AUROC"] == pytest.approx(plain.mean()["pixel_AUROC"], abs=1e-4)
+    assert len(detector.seen) == 2 * len(samples)
+
+
+def test_test_set_statistics_of_a_method_without_them_are_refused(mvtec: Path) -> None:
+    with pytest.raises(ValueError, match="test has no scores with test-set statistics"):
+        run(read_dataset(mvtec, "mvtec"), test_set_statistics=True)
+
+
+def test_a_category_with_one_class_is_said_before_the_detector_runs(mvtec: Path) -> None:
+    samples = [s for s in read_dataset(mvtec, "mvtec") if s.is_anomalous or s.category == "felt"]
+    detector, seen_at = BrightnessDetector(), []
+
+    evaluate(
+        Predictor(detector, MEAN, STD, torch.device("cpu"), "test"),
+        samples,
+        batch_size=4,
+        warn=lambda sentence: seen_at.append((sentence, len(detector.seen))),
+    )
+
+    assert seen_at == [
+        (
+            "metal_nut: all 3 images are anomalous, so it has no image-level metrics and does not "
+            "enter their mean; add normal images if there should be some",
+            0,
+        )
+    ]
 
 
 def test_counts_are_per_category(mvtec: Path) -> None:
@@ -159,9 +218,7 @@ def test_a_mask_that_vanishes_at_the_input_size_is_said(tmp_path: Path, write_im
 
     run(read_dataset(tmp_path, "mvtec"), said=said)
 
-    assert said == [
-        "felt: the masks of 1 images vanish at 20 px; their pixels count as normal",
-    ]
+    assert said[-1] == "felt: the masks of 1 images vanish at 20 px; their pixels count as normal"
 
 
 def test_a_damaged_image_stops_with_its_name(mvtec: Path) -> None:
@@ -198,7 +255,7 @@ def test_json_has_the_agreed_keys_and_null_for_undefined(mvtec: Path) -> None:
 
     metrics = ["image_AUROC", "image_AP", "image_F1max", "pixel_AUROC", "pixel_AP", "pixel_F1max"]
     metrics += ["aupro", "aupro_exact"]
-    assert list(contents) == ["categories", "mean"]
+    assert list(contents) == ["categories", "mean", "test_set_statistics"]
     assert list(contents["categories"]["felt"]) == [*metrics, "n_normal", "n_anomalous"]
     assert list(contents["mean"]) == metrics
     assert contents["mean"]["image_AUROC"] is None

@@ -1,6 +1,7 @@
 """Overlays and contact sheets as arrays."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -80,6 +81,18 @@ def test_an_entry_without_mask_is_shown() -> None:
 
     assert with_mask.shape == without.shape
     assert (with_mask != without).any()
+
+
+def test_the_map_shows_the_outline_of_the_mask() -> None:
+    def white_pixels(sheet: NDArray[np.uint8]) -> int:
+        tile = sheet[-160:-18, -248:-20]  # the last of three, without its caption
+        return int((tile == 255).all(axis=2).sum())
+
+    plain = replace(entry(), mask=np.zeros((40, 60), np.bool_))
+
+    outlined, bare = (contact_sheet([e], title="") for e in (entry(), plain))
+
+    assert white_pixels(outlined) > white_pixels(bare) + 100
 
 
 def test_a_sheet_of_nothing_is_refused() -> None:

@@ -155,13 +155,34 @@ def test_pixel_metrics_equal_scikit_learn_within_the_stated_bound(seed: int, cro
 
     scores = pixel_scores(maps, masks)
 
-    metrics, bound = scores.metrics(), scores.auroc_error_bound()
+    metrics, bounds = scores.metrics(), scores.error_bounds()
     precision, recall, _ = precision_recall_curve(labels, values)
     f1max = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
-    assert bound < 1e-4
-    assert abs(metrics.auroc - roc_auc_score(labels, values)) <= bound + 1e-12
-    assert metrics.ap == pytest.approx(average_precision_score(labels, values), abs=2e-3)
-    assert f1max - 2e-3 <= metrics.f1max <= f1max + 1e-12
+    ap = average_precision_score(labels, values)
+    assert bounds.auroc < 1e-4
+    assert max(bounds.ap, bounds.f1max, bounds.aupro_exact) < 5e-3
+    assert abs(metrics.auroc - roc_auc_score(labels, values)) <= bounds.auroc + 1e-12
+    assert abs(metrics.ap - ap) <= bounds.ap + 1e-12
+    assert f1max - bounds.f1max - 1e-12 <= metrics.f1max <= f1max + 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-5, 3e-6])
+def test_error_bounds_hold_where_most_pixels_share_few_bins(scale: float) -> None:
+    maps, masks = defect_maps(np.random.default_rng(5))
+    maps = (0.4 + scale * maps).astype(np.float32)
+    labels, values = masks.ravel(), maps.ravel().astype(np.float64)
+
+    scores = pixel_scores(maps, masks)
+
+    metrics, bounds = scores.metrics(), scores.error_bounds()
+    precision, recall, _ = precision_recall_curve(labels, values)
+    f1max = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
+    exact = naive_aupro_exact(maps, masks)
+    assert bounds.auroc > 1e-3
+    assert abs(metrics.auroc - roc_auc_score(labels, values)) <= bounds.auroc
+    assert abs(metrics.ap - average_precision_score(labels, values)) <= bounds.ap
+    assert f1max - bounds.f1max <= metrics.f1max <= f1max
+    assert abs(metrics.aupro_exact - exact) <= bounds.aupro_exact
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -227,6 +248,7 @@ def test_normal_images_only_have_no_pixel_metrics() -> None:
 
 def test_nothing_added_has_no_pixel_metrics() -> None:
     assert math.isnan(PixelScores().metrics().auroc)
+    assert math.isnan(PixelScores().error_bounds().auroc)
 
 
 def test_memory_does_not_grow_with_the_number_of_images() -> None:

@@ -27,7 +27,11 @@ def run_case(settings: CaseSettings) -> CaseResults:
     phrases = json.loads(settings.extra)["phrases"]
     class_phrases = [phrases[name] for name in sorted(phrases)]
     names = [phrases[name] for name in settings.names]
-    images, masks, labels = settings.images(), settings.masks(), torch.tensor(settings.labels)
+    images, masks, labels = (
+        settings.images(backbone.patch_px),
+        settings.masks(),
+        torch.tensor(settings.labels),
+    )
 
     with torch.no_grad():
         embedded = detector.backbone.embed_images(images)
@@ -40,7 +44,7 @@ def run_case(settings: CaseSettings) -> CaseResults:
             for level in reference.levels
         ]
         stage2 = [detector.training_map(level, anchors) for level in features.levels]
-        raw = detector.raw_outputs(images, names)
+        raw, unscaled = detector.raw_outputs(images, names), detector.unscaled(images, names)
         medical = upsample_matrix(detector.backbone.grid, settings.side, BLURS["medical"])
         sentence = f"a photo of a damaged {class_phrases[0]}."
         arrays = {
@@ -57,7 +61,7 @@ def run_case(settings: CaseSettings) -> CaseResults:
             "map": raw.linear_map,
             "image_q": raw.image_term,
             "map_medical_sub2": upsample(raw.level_grids.sum(1), medical)[:, ::2, ::2],
-            "score_minmax": detector.test_scores(raw).image_score,
+            "score_minmax": detector.whole_set_scores(unscaled.terms).image_scores,
         }
 
     total1 = detector.stage1_losses(images, masks, labels, names)

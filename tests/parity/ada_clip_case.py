@@ -4,14 +4,16 @@ The reference's clusters are given: the released code does not fix the start of 
 """
 
 import json
+from typing import Any
 
 import torch
 from reference_case import LAYERS, CaseResults, CaseSettings, patch_rows, synthetic_backbone
+from torch import Tensor
 
 from zsad.config.ada_clip import AdaCLIPConfig
 from zsad.detector import TrainingBatch
 from zsad.methods.ada_clip import AdaCLIP, AdaCLIPFeatures
-from zsad.scoring import half_pixel_matrix, upsample
+from zsad.scoring import half_pixel_matrix, state_logit, upsample
 
 TERMS = {
     "focal": "focal",
@@ -33,17 +35,28 @@ def name_in_detector(reference: str) -> str:
     return ".".join([f"{tower}_prompts", kind, str(number - 1), *rest[1:]])
 
 
+def labels_of_patches(chosen: Tensor, extra: dict[str, Any]) -> Tensor:
+    """The reference's cluster of every chosen patch, for nearly equal patches may change places."""
+    labels = torch.tensor(extra["cluster_labels"])
+    selected = torch.tensor(extra.get("selected_index", chosen.tolist())).long()
+    by_patch = torch.full((len(chosen), int(chosen.max()) + 1), -1)
+    by_patch.scatter_(1, selected.clamp_max(by_patch.shape[1] - 1), labels)
+    found = by_patch.gather(1, chosen)
+    assert (found >= 0).all(), "the reference clusters other patches"
+    return found
+
+
 def run_case(settings: CaseSettings) -> CaseResults:
     backbone = synthetic_backbone(settings, activation="gelu", position_interpolation="bicubic")
     detector = AdaCLIP(backbone, AdaCLIPConfig(preset="official"))
     detector.load_trainable_state_dict(settings.trained(name_in_detector))
-    images, names = settings.images(), list(settings.names)
+    images, names = settings.images(backbone.patch_px), list(settings.names)
     extra = json.loads(settings.extra)
-    labels = torch.tensor(extra["cluster_labels"])
 
     with torch.no_grad():
         embedded = backbone.embed_images(images)
         features = detector.features(embedded, names)
+        labels = labels_of_patches(detector.most_abnormal(features), extra)
         cosines = torch.einsum("lbnd,bkd->blkn", features.levels, features.anchors)
         maps = detector.level_logits(features).mean(0).sigmoid()
         smooth = half_pixel_matrix(settings.side, settings.side, 4.0)
@@ -82,4 +95,5 @@ def run_case(settings: CaseSettings) -> CaseResults:
     for block, layer in zip(backbone.stage_blocks, LAYERS, strict=True):
         for ours, theirs in TERMS.items():
             losses[f"{theirs}_{layer}"] = found.terms[f"{ours}_{block}"].item()
-    return CaseResults(arrays, losses, dict(zip(parameters, gradients, strict=True)))
+    ordered = {"selected_index": state_logit(features.levels, features.anchors, 0.01).mean(0)}
+    return CaseResults(arrays, losses, dict(zip(parameters, gradients, strict=True)), ordered)

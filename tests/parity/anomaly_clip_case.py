@@ -27,7 +27,11 @@ def run_case(settings: CaseSettings) -> CaseResults:
     )
     for detector in (last, four):
         detector.load_trainable_state_dict(trained)
-    images, masks, labels = settings.images(), settings.masks(), torch.tensor(settings.labels)
+    images, masks, labels = (
+        settings.images(backbone.patch_px),
+        settings.masks(),
+        torch.tensor(settings.labels),
+    )
 
     with torch.no_grad():
         embedded = backbone.embed_images(images)

@@ -20,7 +20,7 @@ def run_case(settings: CaseSettings) -> CaseResults:
     detector = AprilGAN(backbone, AprilGANConfig(preset="official"))
     detector.load_trainable_state_dict(settings.trained(name_in_detector))
     detector.anchors = CutAnchors(settings, backbone)
-    images, names = settings.images(), list(settings.names)
+    images, names = settings.images(backbone.patch_px), list(settings.names)
     classes = sorted(set(names))
 
     with torch.no_grad():

@@ -23,7 +23,11 @@ def run_case(settings: CaseSettings) -> CaseResults:
     )
     detector = FAPrompt(backbone, FAPromptConfig(preset="official"))
     detector.load_trainable_state_dict(settings.trained(name_in_detector))
-    images, masks, labels = settings.images(), settings.masks(), torch.tensor(settings.labels)
+    images, masks, labels = (
+        settings.images(backbone.patch_px),
+        settings.masks(),
+        torch.tensor(settings.labels),
+    )
 
     with torch.no_grad():
         embedded = backbone.embed_images(images)
@@ -76,6 +80,7 @@ def run_case(settings: CaseSettings) -> CaseResults:
         arrays=arrays,
         losses={name: value.item() for name, value in losses.items()},
         gradients=dict(zip(parameters, values, strict=True)),
+        ordered={"top10_index": raw.plain_grid.flatten(1)},
     )
 
 

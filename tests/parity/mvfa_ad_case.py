@@ -23,7 +23,7 @@ def run_case(settings: CaseSettings) -> CaseResults:
     detector = MVFA(backbone, MVFAConfig(preset="official"))
     detector.load_trainable_state_dict(settings.trained(name_in_detector))
     detector.anchors = CutAnchors(settings, backbone)
-    images, names = settings.images(), list(settings.names)
+    images, names = settings.images(backbone.patch_px), list(settings.names)
 
     with torch.no_grad():
         embedded = backbone.embed_images(images)

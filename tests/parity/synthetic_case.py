@@ -7,12 +7,16 @@ centred, scaled sum of the four 16-bit parts of one word: mean 0, variance 1, ex
 import math
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Rule = tuple[str, tuple[int, ...], float, float]
+"""State-dict name, shape, mean, standard deviation."""
 
 _CHUNK = 1 << 14
 """Words at a time: small enough to stay in the processor's cache."""
@@ -77,8 +81,46 @@ class SyntheticCase:
         return np.random.Philox(key=zlib.crc32((self.prefix + key).encode()))
 
 
-def clip_tensors(model: str) -> Iterator[tuple[str, tuple[int, ...], float, float]]:
-    """(state-dict name, shape, mean, std) of a synthetic network, without logit_scale.
+def described_tensors(description: dict[str, Any]) -> Iterator[Rule]:
+    """The rules of a network as a reference's `common.json` describes it."""
+    blocks = {True: description["vision_blocks"], False: description["text_blocks"]}
+    for name, rule in description["names"].items():
+        count = blocks[name.startswith("visual.")] if "{i}" in name else 1
+        for i in range(count):
+            yield (
+                name.replace("{i}", str(i)),
+                tuple(rule["shape"]),
+                float(rule["mean"]),
+                float(rule["std"]),
+            )
+
+
+def described_sizes(description: dict[str, Any]) -> dict[str, Any]:
+    """open_clip's configuration of a network that `common.json` describes."""
+    shapes = {name: rule["shape"] for name, rule in description["names"].items()}
+    tokens, vision_width = shapes["visual.positional_embedding"]
+    context, text_width = shapes["positional_embedding"]
+    return {
+        "embed_dim": shapes["visual.proj"][1],
+        "vision_cfg": {
+            "layers": description["vision_blocks"],
+            "width": vision_width,
+            "head_width": vision_width // description["vision_heads"],
+            "patch_size": description["patch"],
+            "image_size": description["patch"] * math.isqrt(tokens - 1),
+        },
+        "text_cfg": {
+            "layers": description["text_blocks"],
+            "width": text_width,
+            "heads": description["text_heads"],
+            "context_length": context,
+            "vocab_size": shapes["token_embedding.weight"][0],
+        },
+    }
+
+
+def clip_tensors(model: str) -> Iterator[Rule]:
+    """The rules of a full-size network, without logit_scale.
 
     model: open_clip's name; the reference has ViT-L-14-336 and ViT-B-16-plus-240.
     """
@@ -102,12 +144,12 @@ def clip_tensors(model: str) -> Iterator[tuple[str, tuple[int, ...], float, floa
     yield "text_projection", (text["width"], joint), 0.0, 0.03
 
 
-def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...], float, float]]:
+def _norm(name: str, width: int) -> Iterator[Rule]:
     yield f"{name}.weight", (width,), 1.0, 0.1
     yield f"{name}.bias", (width,), 0.0, 0.1
 
 
-def _block(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...], float, float]]:
+def _block(name: str, width: int) -> Iterator[Rule]:
     yield from _norm(f"{name}.ln_1", width)
     yield f"{name}.attn.in_proj_weight", (3 * width, width), 0.0, 0.04
     yield f"{name}.attn.in_proj_bias", (3 * width,), 0.0, 0.02

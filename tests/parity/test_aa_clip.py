@@ -1,6 +1,5 @@
 import functools
 import hashlib
-import json
 
 import pytest
 from aa_clip_case import run_case
@@ -11,7 +10,7 @@ from reference_case import (
     assert_gradient,
     assert_whole_reference,
     read_pinned,
-    reference_folder,
+    read_reference,
 )
 from synthetic_case import SyntheticCase
 
@@ -52,7 +51,7 @@ def test_official_preset_gives_the_released_codes_gradients(name: str, pinned: C
 
 
 def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
-    reference = json.loads((reference_folder("aa_clip") / "aa_clip.json").read_text())
+    reference = read_reference("aa_clip")
 
     found = run_once(CaseSettings.of(reference, {"phrases": reference["phrases"]}))
 

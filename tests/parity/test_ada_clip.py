@@ -1,5 +1,4 @@
 import functools
-import json
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from reference_case import (
     assert_pinned,
     assert_whole_reference,
     read_pinned,
+    read_reference,
     reference_folder,
 )
 
@@ -18,27 +18,25 @@ pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
 run_once = functools.cache(run_case)
 
 
-def settings_of(reference: dict[str, Any], cluster_labels: list[list[int]]) -> CaseSettings:
-    extra = {
-        "training_image_index": reference["training_image_index"],
-        "cluster_labels": cluster_labels,
-    }
+def settings_of(reference: dict[str, Any], clusters: dict[str, list[list[int]]]) -> CaseSettings:
+    extra = {"training_image_index": reference["training_image_index"], **clusters}
     return CaseSettings.of(reference, extra)
 
 
 def test_official_preset_gives_the_released_codes_numbers() -> None:
     pinned = read_pinned("ada_clip")
 
-    found = run_once(settings_of(pinned, pinned["inputs"]["cluster_labels"]))
+    found = run_once(settings_of(pinned, pinned["inputs"]))
 
     assert_pinned(found, pinned)
 
 
 def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
     folder = reference_folder("ada_clip")
-    reference = json.loads((folder / "ada_clip.json").read_text())
-    labels = np.load(folder / "ada_clip.npz")["cluster_labels"].tolist()
+    reference = read_reference("ada_clip")
+    arrays = np.load(folder / "ada_clip.npz")
+    clusters = {name: arrays[name].tolist() for name in ("cluster_labels", "selected_index")}
 
-    found = run_once(settings_of(reference, labels))
+    found = run_once(settings_of(reference, clusters))
 
     assert_whole_reference("ada_clip", found, reference, inputs=("cluster_labels",))

@@ -1,5 +1,4 @@
 import functools
-import json
 
 import pytest
 from anomaly_clip_case import run_case
@@ -8,7 +7,7 @@ from reference_case import (
     assert_pinned,
     assert_whole_reference,
     read_pinned,
-    reference_folder,
+    read_reference,
 )
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
@@ -24,7 +23,7 @@ def test_official_preset_gives_the_released_codes_numbers() -> None:
 
 
 def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
-    reference = json.loads((reference_folder("anomaly_clip") / "anomaly_clip.json").read_text())
+    reference = read_reference("anomaly_clip")
 
     found = run_once(CaseSettings.of(reference))
 

@@ -1,5 +1,4 @@
 import functools
-import json
 
 import pytest
 from april_gan_case import run_case
@@ -7,8 +6,9 @@ from reference_case import (
     CaseSettings,
     assert_pinned,
     assert_whole_reference,
+    given_anchors,
     read_pinned,
-    reference_folder,
+    read_reference,
 )
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
@@ -25,8 +25,8 @@ def test_official_preset_gives_the_released_codes_numbers() -> None:
 
 
 def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
-    reference = json.loads((reference_folder("april_gan") / "april_gan.json").read_text())
+    reference = read_reference("april_gan")
 
-    found = run_once(CaseSettings.of(reference))
+    found = run_once(CaseSettings.of(reference, given_anchors("april_gan")))
 
     assert_whole_reference("april_gan", found, reference)

@@ -1,5 +1,4 @@
 import functools
-import json
 
 import pytest
 from reference_case import (
@@ -7,7 +6,7 @@ from reference_case import (
     assert_pinned,
     assert_whole_reference,
     read_pinned,
-    reference_folder,
+    read_reference,
 )
 from winclip_case import run_case
 
@@ -25,7 +24,7 @@ def test_official_preset_gives_the_public_implementations_numbers() -> None:
 
 
 def test_every_array_of_the_reference_is_met() -> None:
-    reference = json.loads((reference_folder("winclip") / "winclip.json").read_text())
+    reference = read_reference("winclip")
 
     found = run_once(CaseSettings.of(reference))
 

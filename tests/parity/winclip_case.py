@@ -9,7 +9,8 @@ from zsad.methods.winclip import WinCLIP
 def run_case(settings: CaseSettings) -> CaseResults:
     backbone = synthetic_backbone(settings, "ViT-B-16-plus-240", activation="gelu")
     detector = WinCLIP(backbone, WinCLIPConfig(preset="official"))
-    images, names = settings.images(backbone.patch_px), list(settings.names)
+    images = settings.images(backbone.patch_px)
+    names = [name.replace("_", " ") for name in settings.names]  # so the reference was given them
 
     raw = detector.raw_outputs(images, names)
     arrays = {

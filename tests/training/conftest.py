@@ -1,11 +1,17 @@
 """A small generated data set in the MVTec tree: textured plates, some with dark spots."""
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from open_clip.model import CLIP
+
+from zsad.backbone import Backbone, load_backbone
+from zsad.config.backbone import BackboneConfig
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +52,28 @@ def felts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("felts")
     _write_category(root, "felt", seed=2, colour=(60, 150, 190))
     return root
+
+
+TINY_CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {"layers": 4, "width": 64, "head_width": 16, "patch_size": 8, "image_size": 56},
+    "text_cfg": {"layers": 4, "width": 48, "heads": 4, "context_length": 77, "vocab_size": 49408},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of an open_clip model with random weights: 4 + 4 blocks, widths 64 and 48, 56 px."""
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        state = CLIP(**TINY_CLIP).state_dict()
+    facts = {"model_cfg": TINY_CLIP, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(facts))
+    safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture
+def backbone(tiny_clip: str) -> Backbone:
+    return load_backbone(BackboneConfig(name=tiny_clip))

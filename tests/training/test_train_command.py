@@ -1,21 +1,28 @@
 """`zsad train` as a user types it, on a small generated data set."""
 
 import json
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from safetensors import safe_open
 
 from daemon.cli.main import main
+from daemon.cli.output import Advance
 from zsad.backbone import load_backbone
 from zsad.checkpoint import CARD_NAME, load_detector, read_card
 from zsad.config.aa_clip import AAClipConfig
 from zsad.config.backbone import BackboneConfig
-from zsad.data import read_dataset
+from zsad.datasets.layouts import read_dataset
 from zsad.evaluate import evaluate
 from zsad.methods.aa_clip import AAClip
 from zsad.predictor import Predictor
-from zsad.train import LOG_NAME
+from zsad.train import LOG_NAME, STATE_NAME
 
 SETTINGS = ["--layout", "mvtec", "--backbone", "compact-v1", "--views", "50", "--seed", "3"]
 STEPS = ["--epochs-stage1", "1", "--epochs-stage2", "4", "--batch-stage2", "10"]
@@ -112,3 +119,108 @@ def test_the_compact_backbone_trains_by_the_same_command(plates: Path, tmp_path:
     assert code == 0
     assert (tmp_path / "compact_v1.safetensors").stat().st_size > 1_000_000
     assert [entry["licence"] for entry in facts["data"]] == ["CC0-1.0", "Apache-2.0"]
+
+
+def _every_image(data: Path, clip: str, out: Path, *more: str) -> list[str]:
+    return [
+        *("train", "--method", "april_gan", "--data", str(data), "--layout", "mvtec"),
+        *("--backbone", clip, "--every-image", "--out", str(out), "--epochs-stage1", "2"),
+        *more,
+    ]
+
+
+def _weights(out: Path) -> torch.Tensor:
+    tensors = safetensors.torch.load_file(out / "weights.safetensors")
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
+
+
+def test_every_image_is_seen_once_an_epoch(plates: Path, tiny_clip: str, tmp_path: Path) -> None:
+    assert main(_every_image(plates, tiny_clip, tmp_path)) == 0
+
+    log = (tmp_path / "work" / LOG_NAME).read_text().splitlines()
+    assert len(log) == 2 * 2  # 12 images, batch 8
+    assert read_card(tmp_path).data[0].images == 12
+
+
+def test_bfloat16_blocks_end_with_nearly_the_same_weights(
+    plates: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    outs = [tmp_path / name for name in ("fp32", "bf16")]
+    for out in outs:
+        assert main(_every_image(plates, tiny_clip, out, "--precision", out.name)) == 0
+
+    exact, near = (_weights(out) for out in outs)
+    assert not torch.equal(exact, near)
+    assert (exact - near).abs().mean() < 1e-4  # four Adam steps of 1e-3 moved them
+    assert torch.cosine_similarity(exact, near, dim=0) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--precision", "fp16"], "--precision fp16 on cpu: float16 products need a CUDA device"),
+        (["--views", "50"], "not allowed with argument --every-image"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_reason(
+    plates: Path,
+    tiny_clip: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    reason: str,
+) -> None:
+    try:
+        code = main(_every_image(plates, tiny_clip, tmp_path, *more))
+    except SystemExit as exit_:
+        code = exit_.code
+
+    assert code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_pictures_that_do_not_fit_on_the_disk_are_refused_before_they_are_drawn(
+    plates: Path, tiny_clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--method", "april_gan", "--data", str(plates), "--layout", "mvtec"]
+
+    code = main([*words, "--backbone", tiny_clip, "--out", str(tmp_path), "--views", "9" * 12])
+
+    assert code == 2
+    assert "999999999999 training pictures need" in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_run_with_its_last_step_saved(
+    plates: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def stopped_at_the_third_step(label: str) -> Iterator[Advance]:
+        def advance(done: int, total: int, note: str = "") -> None:
+            if label == "Training" and done == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+        yield advance
+
+    monkeypatch.setattr("daemon.cli.train.progress_bar", stopped_at_the_third_step)
+    with pytest.raises(SystemExit) as exit_:
+        main(_every_image(plates, tiny_clip, tmp_path, "--save-every", "1000"))
+
+    with safe_open(tmp_path / "work" / STATE_NAME, framework="pt") as state:
+        assert state.metadata()["step"] == "3"
+    assert exit_.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_bar_shows_stage_and_loss(
+    plates: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    @contextmanager
+    def noted(_: str) -> Iterator[Advance]:
+        yield lambda done, total, note="": notes.append(note)
+
+    monkeypatch.setattr("daemon.cli.train.progress_bar", noted)
+    main(_every_image(plates, tiny_clip, tmp_path))
+
+    assert any(re.fullmatch(r"linears, loss \d+\.\d{4}", note) for note in notes)

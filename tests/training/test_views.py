@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zsad.augment import random_light, random_view
 from zsad.corpus import RealViews, SurfaceViews, View
-from zsad.data import read_dataset
+from zsad.datasets.layouts import read_dataset
 from zsad.surfaces import draw_surface
 from zsad.synthetic import add_defects
 from zsad.view_store import CHUNK, build_store, source_of_view

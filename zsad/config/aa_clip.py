@@ -42,10 +42,11 @@ class AAClipConfig(Section):
             `per_level`: the sum of one loss a level.
         disentangle: AA-5. `mean_of_squares` of <T_N, T_A> over the classes of the batch, or
             `square_of_mean` over its images.
-        test_map: AA-7. Map that an evaluation ranks: the streaming `probability`, or the
-            unbounded `linear` score. `predict` always gives the probability.
-        test_image_score: AA-8. Image score that an evaluation ranks: the `streaming` one, or
-            `min_max` over the whole test set of a category. `predict` always streams.
+        test_map: AA-7. Map that an evaluation with the statistics of a whole test set ranks: the
+            streaming `probability`, or the unbounded `linear` score. `predict` always gives the
+            probability.
+        test_image_score: AA-8. Image score that the method's own evaluation ranks: the `streaming`
+            one, or `min_max` over the whole test set of a category. `predict` always streams.
         image_loss_temperature: AA-9. Divides the two cosines of the image cross-entropy.
         residual_ratio: AA-10. lambda of Eq. 2.
         text_adapters: AA-10. K_T, published 3 of 12; None is a quarter of the text depth.

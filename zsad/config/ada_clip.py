@@ -39,6 +39,9 @@ class AdaCLIPConfig(Section):
             size of one, every row of pixels as one sample.
         name_separators: Characters of a class name that become spaces.
         sigma_px: Deviation of the test map's Gaussian.
+        mosaic: Probability that a training image is replaced by a 2x2 mosaic of images of its
+            class. Only where every image is seen once an epoch; views that are drawn once have
+            augmentations of their own.
     """
 
     method: Literal["ada_clip"] = "ada_clip"
@@ -56,6 +59,7 @@ class AdaCLIPConfig(Section):
     dice_samples: Literal["images", "rows"] = "images"
     name_separators: str = "_-"
     sigma_px: Annotated[float, Field(ge=0)] = 4.0
+    mosaic: Annotated[float, Field(ge=0, le=1)] = 0.2
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from zsad.config.section import Section
 
-_OFFICIAL: dict[str, object] = {"round_deep_fp16": True}
+_OFFICIAL: dict[str, object] = {"round_deep_fp16": True, "dice_rowwise_b1": True}
 """Where the released code differs from the `paper` defaults below."""
 
 
@@ -25,6 +25,8 @@ class AnomalyCLIPConfig(Section):
         segmentation_weight: AC-3. lambda of the map losses.
         smoothing_sigma: AC-4. Deviation in pixels of the Gaussian on the map; 0 is none.
         round_deep_fp16: AC-5. Round deep tokens to half precision, as the released code does.
+        dice_rowwise_b1: A batch of one counts its rows as samples in the Dice losses, as the
+            released code does.
         temperature: Divides the cosines.
         prompt_tokens: E, learned tokens of each of the two prompts.
         deep_tokens: Tokens written over the first positions between text blocks, at most
@@ -38,6 +40,7 @@ class AnomalyCLIPConfig(Section):
     segmentation_weight: Annotated[float, Field(ge=0)] = 4.0
     smoothing_sigma: Annotated[float, Field(ge=0)] = 4.0
     round_deep_fp16: bool = False
+    dice_rowwise_b1: bool = False
     temperature: Annotated[float, Field(gt=0)] = 0.07
     prompt_tokens: Annotated[int, Field(ge=1, le=64)] = 12
     deep_tokens: Annotated[int, Field(ge=0, le=64)] = 4

@@ -16,17 +16,19 @@ class AnoVLConfig(Section):
 
     Attributes:
         preset: `official` inserts class names as they are given.
+        resampling: How images are resized; the only method published with bilinear.
         views: Whether the image score is the mean over 22 turned, shifted and grey views, or
             that of the image alone (ablation).
         adaptation_steps: Optimiser steps an image; 0 leaves the patches as they are (ablation).
         learning_rate: Of AdamW.
         noise_std: Of the noise that makes the adapter's negatives.
         seed: Of the adapter's start and of the noise, the same for every image.
-        spell_out_names: Whether underscores and hyphens of a name become spaces.
+        spell_out_names: Whether underscores of a name become spaces.
     """
 
     method: Literal["anovl"] = "anovl"
     preset: Literal["paper", "official"] = "paper"
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
     views: Literal["all", "one"] = "all"
     adaptation_steps: Annotated[int, Field(ge=0)] = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

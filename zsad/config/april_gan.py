@@ -15,14 +15,18 @@ class AprilGANConfig(Section):
 
     Attributes:
         preset: What options that are not given follow; `official` inserts class names as given.
-        spell_out_names: Whether underscores and hyphens of a name become spaces.
+        spell_out_names: Whether underscores of a name become spaces.
         epochs: 15 when VisA is the auxiliary set, 3 for MVTec AD with its mosaics.
+        mosaic: Probability that a training image is replaced by a 2x2 mosaic of images of its
+            class: 0.2 for MVTec AD, none for VisA (AG-3). Only where every image is seen once an
+            epoch; views that are drawn once have augmentations of their own.
     """
 
     method: Literal["april_gan"] = "april_gan"
     preset: Literal["paper", "official"] = "paper"
     spell_out_names: bool = True
     epochs: Annotated[int, Field(ge=1)] = 15
+    mosaic: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @model_validator(mode="before")
     @classmethod

@@ -16,7 +16,7 @@ class CLIPZeroShotConfig(Section):
         prompts: `clip`: one sentence a state. `clip_ac`: the states in the 80 templates that CLIP
             recommends for ImageNet.
         temperature: Divides the cosines; 0.01 is what CLIP learned, 0.07 what AnomalyCLIP uses.
-        spell_out_names: Whether underscores and hyphens of a name become spaces.
+        spell_out_names: Whether underscores of a name become spaces.
     """
 
     method: Literal["clip_zero_shot"] = "clip_zero_shot"

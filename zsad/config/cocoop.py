@@ -13,7 +13,7 @@ class CoCoOpConfig(Section):
     Attributes:
         context_tokens: Learned tokens before both prompts, shared by all classes.
         temperature: Divides the cosines; 0.01 is what CLIP learned.
-        spell_out_names: Whether underscores and hyphens of a name become spaces.
+        spell_out_names: Whether underscores of a name become spaces.
     """
 
     method: Literal["cocoop"] = "cocoop"

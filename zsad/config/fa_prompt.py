@@ -12,6 +12,7 @@ _OFFICIAL: dict[str, object] = {
     "peaks": "two_to_one",
     "image_loss": "cross_entropy_and_logit_focal",
     "round_deep_fp16": True,
+    "dice_rowwise_b1": True,
 }
 """Where the released code differs from the `paper` defaults below."""
 
@@ -24,7 +25,8 @@ class FAPromptConfig(Section):
 
     Attributes:
         preset: What options that are not given follow.
-        cap: Ablation. False: one abnormality prompt instead of K, so L_CAP has no pair.
+        cap: Ablation. False: AnomalyCLIP's two prompts, on which the paper's ablation is built:
+            one normal and one abnormal, 12 tokens each, none shared; L_CAP has no pair.
         dap: Ablation. False: no prior network; only the prior-free maps and prompts.
         selection: FA-1. Patches that the prior network reads: the `top` M by abnormality in
             descending order, or the `first` M in raster order (the released code's gather).
@@ -46,10 +48,12 @@ class FAPromptConfig(Section):
         cls_ln_post: Whether the class token passes `ln_post` as in CLIP; the released code
             leaves it out.
         round_deep_fp16: Round deep tokens to half precision, as the released code does.
+        dice_rowwise_b1: A batch of one counts its rows as samples in the Dice losses, as the
+            released code does.
         temperature: tau; divides the cosines.
-        normal_tokens: E, tokens shared by all prompts.
-        abnormal_tokens: E', further tokens of each abnormality prompt.
-        prompts: K, abnormality prompts.
+        normal_tokens: E, tokens shared by all prompts (CAP).
+        abnormal_tokens: E', further tokens of each abnormality prompt (CAP).
+        prompts: K, abnormality prompts (CAP).
         patches: M, patches that the prior network reads.
         deep_tokens: Tokens written over the first positions between text blocks, at most
             `normal_tokens`; 0 switches them off.
@@ -73,6 +77,7 @@ class FAPromptConfig(Section):
     prototype: Literal["raw", "normalised"] = "raw"
     cls_ln_post: bool = False
     round_deep_fp16: bool = False
+    dice_rowwise_b1: bool = False
     temperature: Annotated[float, Field(gt=0)] = 0.07
     normal_tokens: Annotated[int, Field(ge=1, le=32)] = 5
     abnormal_tokens: Annotated[int, Field(ge=1, le=32)] = 2

@@ -16,7 +16,7 @@ class MVFAConfig(Section):
     Attributes:
         preset: What options that are not given follow; `official` inserts class names as given.
         adapter_weight: Share of each of the two adapters in the stream; published 0.1.
-        spell_out_names: Whether underscores and hyphens of a name become spaces.
+        spell_out_names: Whether underscores of a name become spaces.
     """
 
     method: Literal["mvfa_ad"] = "mvfa_ad"

@@ -20,7 +20,7 @@ class WinCLIPConfig(Section):
         temperature: Divides the cosines.
         unit_sentences: Whether sentence embeddings get unit length before they are averaged; the
             public implementations do not do it.
-        spell_out_names: Whether underscores and hyphens of a name become spaces.
+        spell_out_names: Whether underscores of a name become spaces.
     """
 
     method: Literal["winclip"] = "winclip"

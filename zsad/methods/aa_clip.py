@@ -6,7 +6,7 @@ differs from the text, an option of `AAClipConfig` chooses.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,6 +21,8 @@ from zsad.detector import (
     StageLosses,
     TrainableDetector,
     TrainingBatch,
+    UnscaledOutputs,
+    WholeSetScores,
 )
 from zsad.layers import Projector, ResidualAdapter, xavier_weight
 from zsad.losses import segmentation_terms
@@ -149,7 +151,7 @@ class AAClip(TrainableDetector):
             )
 
     def raw_outputs(self, images: Tensor, class_names: Sequence[str]) -> RawOutputs:
-        """What an evaluation keeps of a batch; feed the whole test set to `test_scores`."""
+        """Both forms of the map, and the image term."""
         with torch.inference_mode():
             self.refuse_misfit(images, class_names)
             features = self.visual_features(self.backbone.embed_images(images))
@@ -163,25 +165,34 @@ class AAClip(TrainableDetector):
                 image_term=self._image_term(features, anchors),
             )
 
-    def test_scores(self, outputs: RawOutputs) -> Prediction:
-        """Scores that an evaluation ranks (decisions AA-7, AA-8).
+    @property
+    def ranks_whole_sets(self) -> bool:
+        """Decisions AA-7 and AA-8: the released code's evaluation does."""
+        return self.config.test_map == "linear" or self.config.test_image_score == "min_max"
 
-        Args:
-            outputs: Rows of ALL test images of one category: `min_max` uses their statistics.
+    @property
+    def has_whole_set_scores(self) -> bool:
+        """Always: the evaluation chooses."""
+        return True
 
-        Returns:
-            Scores and maps; with `test_map="linear"` the map is unbounded.
+    def unscaled(self, images: Tensor, class_names: Sequence[str]) -> UnscaledOutputs:
+        """The map of decision AA-7; terms are q, the map's peak and its smallest value."""
+        raw = self.raw_outputs(images, class_names)
+        maps = raw.linear_map if self.config.test_map == "linear" else raw.probability_map
+        terms = torch.stack([raw.image_term, maps.amax((1, 2)), maps.amin((1, 2))], dim=1)
+        return UnscaledOutputs(terms=terms, anomaly_map=maps)
+
+    def whole_set_scores(self, terms: Tensor) -> WholeSetScores:
+        """Decision AA-8: both terms scaled to [0, 1] over the set, then their mean.
+
+        In the medical domain the map's peak alone.
         """
-        streaming = self._streaming(outputs.probability_map, outputs.image_term)
-        linear = self.config.test_map == "linear"
-        maps = outputs.linear_map if linear else outputs.probability_map
-        if self.config.test_image_score == "streaming":
-            return Prediction(image_score=streaming.image_score, anomaly_map=maps)
-        peaks = min_max(maps).amax(dim=(1, 2))
-        if self.config.domain == "medical":
-            return Prediction(image_score=peaks, anomaly_map=maps)
-        score = 0.5 * peaks + 0.5 * min_max(outputs.image_term)
-        return Prediction(image_score=score, anomaly_map=maps)
+        q, peaks, lows = terms.unbind(dim=1)
+        scores = WholeSetScores(peaks, lows.min().item(), peaks.max().item())
+        image_scores = scores.scaled(peaks)
+        if self.config.domain == "industrial":
+            image_scores = 0.5 * image_scores + 0.5 * min_max(q)
+        return replace(scores, image_scores=image_scores)
 
     def anchors(self, class_names: Sequence[str]) -> Tensor:
         """Cached, detached text anchors T_N, T_A of every image: [B, 2, D], unit norm.
@@ -194,7 +205,8 @@ class AAClip(TrainableDetector):
         names = [_clean(name) for name in class_names]
         missing = sorted(set(names) - self._anchor_cache.keys())
         if missing:
-            with torch.no_grad():
+            # kept, so in float32 also while training runs the backbone in 16 bits
+            with self.backbone.executing(), torch.no_grad():
                 fresh = self.encode_anchors(missing)
             self._anchor_cache.update(zip(missing, fresh, strict=True))
         return torch.stack([self._anchor_cache[name] for name in names])
@@ -275,6 +287,8 @@ class AAClip(TrainableDetector):
                 batch_size=16,
                 learning_rate=lambda _: 1e-5,
                 betas=BETAS,
+                # over the batch axis an image's features are no constants
+                frozen=self._frozen if self.config.stage1_reference == "dual_stream" else None,
             ),
             MethodStage(
                 name="stage2",
@@ -288,8 +302,16 @@ class AAClip(TrainableDetector):
         )
 
     def _stage1_of_batch(self, batch: TrainingBatch) -> StageLosses:
-        features = self.reference_features(batch.embedded)
+        if batch.frozen:
+            levels, class_feature = batch.frozen
+            features = ReferenceFeatures(levels.transpose(0, 1), class_feature)
+        else:
+            features = self.reference_features(batch.embedded)
         return self.stage1_losses_of(features, batch.masks, batch.labels, batch.class_names)
+
+    def _frozen(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.reference_features(embedded)
+        return features.levels.transpose(0, 1), features.class_feature
 
     def _stage2_of_batch(self, batch: TrainingBatch) -> StageLosses:
         return self.stage2_losses_of(batch.embedded, batch.masks, batch.labels, batch.class_names)

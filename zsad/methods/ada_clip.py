@@ -147,12 +147,19 @@ class AdaCLIP(TrainableDetector):
             maps = upsample(self.level_logits(features).mean(0).sigmoid(), self._smooth)
             return Prediction(image_score=self.image_score(features), anomaly_map=maps.clamp(0, 1))
 
-    def features(self, embedded: Tensor, class_names: Sequence[str]) -> AdaCLIPFeatures:
-        """From `backbone.embed_images`, [B, 1 + N, Dv]."""
-        backbone = self.backbone
+    def condition(self, embedded: Tensor) -> Tensor:
+        """[B, D] class feature of the unprompted pass, without gradient."""
         with torch.no_grad():
-            plain = backbone.run_vision(embedded, ()).class_token
-            condition = backbone.project_vision(plain)
+            plain = self.backbone.run_vision(embedded, ()).class_token
+            return self.backbone.project_vision(plain)
+
+    def features(
+        self, embedded: Tensor, class_names: Sequence[str], condition: Tensor | None = None
+    ) -> AdaCLIPFeatures:
+        """From `backbone.embed_images`, [B, 1 + N, Dv]; `condition` if it was computed before."""
+        backbone = self.backbone
+        if condition is None:
+            condition = self.condition(embedded)
         prompted = self.config.prompted
         vision = self.vision_prompts(condition) if prompted != "text" else []
         text = self.text_prompts(condition) if prompted != "vision" else []
@@ -219,12 +226,15 @@ class AdaCLIP(TrainableDetector):
                 learning_rate=lambda _: 0.01,
                 betas=(0.5, 0.999),
                 weight_decay=0.01,
+                frozen=lambda embedded: (embedded, self.condition(embedded)),
+                mosaic=self.config.mosaic,
             ),
         )
 
     def losses(self, batch: TrainingBatch) -> StageLosses:
         """Focal loss of the image score, and focal and both Dice losses of every level."""
-        return self.losses_of(self.features(batch.embedded, batch.class_names), batch)
+        embedded, condition = batch.frozen or (batch.embedded, None)
+        return self.losses_of(self.features(embedded, batch.class_names, condition), batch)
 
     def losses_of(
         self, features: AdaCLIPFeatures, batch: TrainingBatch, cluster_labels: Tensor | None = None
@@ -246,13 +256,10 @@ class AdaCLIP(TrainableDetector):
         """[B, 2, D] unit norm: every image encodes the sentences of its class by itself."""
         separators = self.config.name_separators
         pairs = [ADA_CLIP_ENSEMBLE.sentences(spelled_out(n, separators)) for n in class_names]
-        normal, abnormal = pairs[0]
-        count = len(normal) + len(abnormal)
-        sentences = [sentence for pair in pairs for group in pair for sentence in group]
-        spread = [tokens.repeat_interleave(count, dim=0) for tokens in prompts]
-        rows = F.normalize(encode_prompted_text(self.backbone, sentences, spread), dim=-1)
-        rows = rows.reshape(len(class_names), count, -1)  # [B, 48, D]
-        states = rows[:, : len(normal)].mean(1), rows[:, len(normal) :].mean(1)
+        sentences = [normal + abnormal for normal, abnormal in pairs]
+        rows = encode_prompted_text(self.backbone, sentences, prompts)  # [B, 48, D]
+        rows, n_normal = F.normalize(rows, dim=-1), len(pairs[0][0])
+        states = rows[:, :n_normal].mean(1), rows[:, n_normal:].mean(1)
         return F.normalize(torch.stack(states, dim=1), dim=-1)
 
 

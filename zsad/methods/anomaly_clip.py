@@ -156,6 +156,7 @@ class AnomalyCLIP(TrainableDetector):
                 batch_size=8,
                 learning_rate=lambda _: 1e-3,
                 betas=(0.5, 0.999),
+                frozen=lambda embedded: self.frozen_features(embedded).rows(),
             ),
         )
 
@@ -175,12 +176,18 @@ class AnomalyCLIP(TrainableDetector):
         }
         maps = upsample(self._grids(features.levels, texts), self._upsample)  # [L, B, S, S]
         for block, level_map in zip(self.backbone.stage_blocks[-len(maps) :], maps, strict=True):
-            for name, value in segmentation_terms(level_map, masks).items():
+            found = segmentation_terms(level_map, masks, rowwise_b1=self.config.dice_rowwise_b1)
+            for name, value in found.items():
                 terms[f"{name}_{block}"] = self.config.segmentation_weight * value
         return StageLosses.of(terms)
 
     def _losses_of_batch(self, batch: TrainingBatch) -> StageLosses:
-        return self.losses_of(self.frozen_features(batch.embedded), batch.masks, batch.labels)
+        features = (
+            FrozenFeatures.of_rows(batch.frozen)
+            if batch.frozen
+            else self.frozen_features(batch.embedded)
+        )
+        return self.losses_of(features, batch.masks, batch.labels)
 
     # ---------------------------------------------------------------- parts
 

@@ -18,7 +18,7 @@ from zsad.config.anovl import AnoVLConfig
 from zsad.detector import Detector, Prediction
 from zsad.image_views import image_views
 from zsad.layers import uniform_weight
-from zsad.prompts import ANOVL_TEXTURES, anovl_ensemble, spelled_out
+from zsad.prompts import ANOVL_NAMES, ANOVL_TEXTURES, anovl_ensemble, spelled_out
 from zsad.scoring import state_logit, upsample, upsample_matrix
 from zsad.text_anchors import TextAnchors
 
@@ -55,6 +55,7 @@ class AnoVL(Detector):
         self.backbone = backbone
         self.config = config
         self.input_size = backbone.input_size
+        self.resampling = config.resampling
         self.anchors = TextAnchors(backbone, self._sentences, unit_sentences=False)
         self._upsample: Tensor
         matrix = upsample_matrix(backbone.grid, backbone.input_size)
@@ -135,8 +136,11 @@ class AnoVL(Detector):
         return state_logit(feature[:, None], anchors, TEMPERATURE).sigmoid()[:, 0]
 
     def _sentences(self, class_name: str) -> tuple[list[str], list[str]]:
-        name = spelled_out(class_name) if self.config.spell_out_names else class_name
-        return anovl_ensemble(texture=class_name.strip() in ANOVL_TEXTURES).sentences(name)
+        given = class_name.strip()
+        name = ANOVL_NAMES.get(given, given)
+        if self.config.spell_out_names:
+            name = spelled_out(name)
+        return anovl_ensemble(texture=given in ANOVL_TEXTURES).sentences(name)
 
 
 def adaptation_losses(clean: Tensor, noisy: Tensor, anchors: Tensor) -> Tensor:

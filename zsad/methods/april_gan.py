@@ -83,12 +83,9 @@ class AprilGAN(TrainableDetector):
         with torch.no_grad():
             tokens = self.backbone.run_vision(embedded, self.backbone.stage_blocks)
             class_feature = self.backbone.project_vision(tokens.class_token)
-        levels = [
-            F.normalize(linear(stage[:, 1:]), dim=-1)
-            for linear, stage in zip(self.linears, tokens.stages, strict=True)
-        ]
         return AprilGANFeatures(
-            levels=torch.stack(levels), class_feature=F.normalize(class_feature, dim=-1)
+            levels=self._mapped([stage[:, 1:] for stage in tokens.stages]),
+            class_feature=F.normalize(class_feature, dim=-1),
         )
 
     def level_maps(self, levels: Tensor, anchors: Tensor) -> Tensor:
@@ -111,18 +108,35 @@ class AprilGAN(TrainableDetector):
                 batch_size=8,
                 learning_rate=lambda _: 1e-3,
                 betas=(0.5, 0.999),
+                frozen=self._patches,
+                mosaic=self.config.mosaic,
             ),
         )
 
     def losses(self, batch: TrainingBatch) -> StageLosses:
         """Sum over levels of focal loss and Dice of the abnormal channel."""
-        levels = self.features(batch.embedded).levels
+        (patches,) = batch.frozen or self._patches(batch.embedded)
+        levels = self._mapped(patches.unbind(1))
         maps = self.level_maps(levels, self.anchors.unit(batch.class_names))
         terms: dict[str, Tensor] = {}
         for block, level_map in zip(self.backbone.stage_blocks, maps, strict=True):
             terms[f"focal_{block}"] = focal_loss(level_map, batch.masks)
             terms[f"dice_abnormal_{block}"] = dice_loss(level_map, batch.masks)
         return StageLosses.of(terms)
+
+    def _patches(self, embedded: Tensor) -> tuple[Tensor]:
+        """What the trained maps read: [B, 4, N, Dv] of the residual stream, without gradient."""
+        with torch.no_grad():
+            tokens = self.backbone.run_vision(embedded, self.backbone.stage_blocks)
+        return (torch.stack([stage[:, 1:] for stage in tokens.stages], dim=1),)
+
+    def _mapped(self, stages: Sequence[Tensor]) -> Tensor:
+        """Four [B, N, Dv] through their maps: [4, B, N, D], unit norm."""
+        levels = [
+            F.normalize(linear(stage), dim=-1)
+            for linear, stage in zip(self.linears, stages, strict=True)
+        ]
+        return torch.stack(levels)
 
     def _sentences(self, class_name: str) -> tuple[list[str], list[str]]:
         name = spelled_out(class_name) if self.config.spell_out_names else class_name

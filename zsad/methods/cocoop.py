@@ -96,13 +96,18 @@ class CoCoOp(TrainableDetector):
                 batch_size=8,
                 learning_rate=lambda _: 1e-3,
                 betas=(0.5, 0.999),
+                frozen=self._class_feature,
             ),
         )
 
     def _losses_of_batch(self, batch: TrainingBatch) -> StageLosses:
-        features = ordinary_features(self.backbone, batch.embedded)
-        anchors = self.encode_anchors(features.class_feature, batch.class_names)
+        (class_feature,) = batch.frozen or self._class_feature(batch.embedded)
+        anchors = self.encode_anchors(class_feature, batch.class_names)
         loss = two_state_cross_entropy(
-            features.class_feature, anchors, batch.labels, self.config.temperature
+            class_feature, anchors, batch.labels, self.config.temperature
         )
         return StageLosses.of({"image": loss})
+
+    def _class_feature(self, embedded: Tensor) -> tuple[Tensor]:
+        """[B, D] unit norm, all that the loss reads of an image."""
+        return (ordinary_features(self.backbone, embedded).class_feature,)

@@ -99,14 +99,19 @@ class CoOp(TrainableDetector):
                 batch_size=8,
                 learning_rate=lambda _: 1e-3,
                 betas=(0.5, 0.999),
+                frozen=self._class_feature,
             ),
         )
 
     def _losses_of_batch(self, batch: TrainingBatch) -> StageLosses:
-        features = ordinary_features(self.backbone, batch.embedded)
+        (class_feature,) = batch.frozen or self._class_feature(batch.embedded)
         names = sorted(set(batch.class_names))
         anchors = self.encode_anchors(names)[[names.index(name) for name in batch.class_names]]
         loss = two_state_cross_entropy(
-            features.class_feature, anchors, batch.labels, self.config.temperature
+            class_feature, anchors, batch.labels, self.config.temperature
         )
         return StageLosses.of({"image": loss})
+
+    def _class_feature(self, embedded: Tensor) -> tuple[Tensor]:
+        """[B, D] unit norm, all that the loss reads of an image."""
+        return (ordinary_features(self.backbone, embedded).class_feature,)

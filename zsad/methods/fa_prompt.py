@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsad.backbone import Backbone
+from zsad.backbone import AfterBlock, Backbone
 from zsad.clip_features import FrozenFeatures, dual_stream_features
 from zsad.config.fa_prompt import FAPromptConfig
 from zsad.detector import (
@@ -28,6 +28,7 @@ from zsad.learned_prompts import (
     TextPrefix,
     deep_token_count,
     encode_prefix,
+    encode_prompts,
     encode_suffixes,
     learned_tokens,
     overwrite_deep,
@@ -40,6 +41,10 @@ from zsad.scoring import half_pixel_matrix, state_logit, upsample
 
 NORMAL_WORDS = "object."
 """After the learned tokens; the full stop is a token."""
+BASE_WORDS = "damaged object."
+"""Of the abnormal prompt without CAP, which is AnomalyCLIP's."""
+BASE_TOKENS = 12
+"""Learned tokens of each of AnomalyCLIP's two prompts."""
 REDUCTION = 16
 """Width of the prior network's input over that of its hidden layer."""
 
@@ -49,13 +54,13 @@ class PriorFreeTexts:
     """What no image changes.
 
     Attributes:
-        prefix: [SOT] V_1 .. V_E, which begins every prompt.
+        prefix: [SOT] V_1 .. V_E, which begins every prompt; None without CAP.
         normal_raw: [D] F(P^n), not unit length.
         abnormal_each: [K, D] F(P_i^a), not unit length.
         anchors: [1, 2, D] F_n and F_a, unit norm.
     """
 
-    prefix: TextPrefix
+    prefix: TextPrefix | None
     normal_raw: Tensor
     abnormal_each: Tensor
     anchors: Tensor
@@ -121,8 +126,13 @@ class FAPrompt(TrainableDetector):
         self.config = config
         self.input_size = backbone.input_size
         generator = torch.Generator().manual_seed(seed)
-        E, E2, width = config.normal_tokens, config.abnormal_tokens, backbone.text_width
-        n_prompts = config.prompts if config.cap else 1
+        if config.cap:
+            E, E2, n_prompts = config.normal_tokens, config.abnormal_tokens, config.prompts
+            abnormal_ids = prompt_ids(backbone, E + E2, [config.abnormal_words])
+        else:
+            E, E2, n_prompts = BASE_TOKENS, BASE_TOKENS, 1
+            abnormal_ids = prompt_ids(backbone, E2, [BASE_WORDS])
+        width = backbone.text_width
         n_deep = deep_token_count(backbone.n_text_blocks) if config.deep_tokens else 0
 
         self.normal_tokens = learned_tokens(E, width, generator=generator)
@@ -145,7 +155,7 @@ class FAPrompt(TrainableDetector):
         self._smooth_upsample: Tensor
         for name, buffer in (
             ("_normal_ids", prompt_ids(backbone, E, [NORMAL_WORDS])),
-            ("_abnormal_ids", prompt_ids(backbone, E + E2, [config.abnormal_words])),
+            ("_abnormal_ids", abnormal_ids),
             ("_upsample", half_pixel_matrix(grid, side)),
             ("_smooth_upsample", half_pixel_matrix(grid, side, config.smoothing_sigma)),
         ):
@@ -208,11 +218,14 @@ class FAPrompt(TrainableDetector):
 
     def encode_texts(self) -> PriorFreeTexts:
         """F_n, F_a and what all prompts begin with."""
-        shared = 1 + self.config.normal_tokens
         tokens = place_tokens(self.backbone, self._normal_ids, self.normal_tokens[None])
-        deep = overwrite_deep(self.deep_tokens, round_fp16=self.config.round_deep_fp16)
-        prefix = encode_prefix(self.backbone, tokens[:, :shared], deep)
-        normal = encode_suffixes(self.backbone, prefix, tokens[:, shared:])[0]
+        prefix = None
+        if self.config.cap:
+            shared = 1 + len(self.normal_tokens)
+            prefix = encode_prefix(self.backbone, tokens[:, :shared], self._deep())
+            normal = encode_suffixes(self.backbone, prefix, tokens[:, shared:])[0]
+        else:
+            normal = encode_prompts(self.backbone, self._normal_ids, tokens, self._deep())[0]
         each = self.encode_abnormal(prefix, self.abnormal_tokens)
         return PriorFreeTexts(
             prefix=prefix,
@@ -221,10 +234,16 @@ class FAPrompt(TrainableDetector):
             anchors=torch.stack([F.normalize(normal, dim=-1), self.prototype(each)])[None],
         )
 
-    def encode_abnormal(self, prefix: TextPrefix, abnormal_tokens: Tensor) -> Tensor:
-        """Abnormality prompts in one call: tokens [K', E', text_width] -> [K', D]."""
-        shared = 1 + self.config.normal_tokens
+    def encode_abnormal(self, prefix: TextPrefix | None, abnormal_tokens: Tensor) -> Tensor:
+        """Abnormality prompts in one call: tokens [K', E', text_width] -> [K', D].
+
+        Without a prefix the tokens are all that a prompt learns.
+        """
         ids = self._abnormal_ids.expand(len(abnormal_tokens), -1)
+        if prefix is None:
+            tokens = place_tokens(self.backbone, ids, abnormal_tokens)
+            return encode_prompts(self.backbone, ids, tokens, self._deep())
+        shared = 1 + len(self.normal_tokens)
         tokens = place_tokens(self.backbone, ids, abnormal_tokens, first=shared)
         return encode_suffixes(self.backbone, prefix, tokens[:, shared:])
 
@@ -234,7 +253,7 @@ class FAPrompt(TrainableDetector):
             each = F.normalize(each, dim=-1)
         return F.normalize(each.mean(-2), dim=-1)
 
-    def refined(self, omega: Tensor, prefix: TextPrefix) -> Tensor:
+    def refined(self, omega: Tensor, prefix: TextPrefix | None) -> Tensor:
         """Prototypes of B images' refined prompts, B K prompts in one call (Eq. 4).
 
         omega [B, text_width] goes to every abnormal token of every prompt; returns [B, D].
@@ -273,6 +292,7 @@ class FAPrompt(TrainableDetector):
                 batch_size=8,
                 learning_rate=lambda _: 1e-3,
                 betas=(0.5, 0.999),
+                frozen=lambda embedded: self.frozen_features(embedded).rows(),
             ),
         )
 
@@ -300,7 +320,9 @@ class FAPrompt(TrainableDetector):
     def _map_losses(
         self, name: str, grid: Tensor, weight: float, masks: Tensor
     ) -> dict[str, Tensor]:
-        found = segmentation_terms(upsample(grid, self._upsample), masks)
+        found = segmentation_terms(
+            upsample(grid, self._upsample), masks, rowwise_b1=self.config.dice_rowwise_b1
+        )
         return {f"{term}_{name}": weight * value for term, value in found.items()}
 
     def _image_losses(
@@ -319,9 +341,17 @@ class FAPrompt(TrainableDetector):
         }
 
     def _losses_of_batch(self, batch: TrainingBatch) -> StageLosses:
-        return self.losses_of(self.frozen_features(batch.embedded), batch.masks, batch.labels)
+        features = (
+            FrozenFeatures.of_rows(batch.frozen)
+            if batch.frozen
+            else self.frozen_features(batch.embedded)
+        )
+        return self.losses_of(features, batch.masks, batch.labels)
 
     # ---------------------------------------------------------------- parts
+
+    def _deep(self) -> AfterBlock:
+        return overwrite_deep(self.deep_tokens, round_fp16=self.config.round_deep_fp16)
 
     def _listed_parameters(self) -> list[nn.Parameter]:
         prior = () if self.prior is None else self.prior.parameters()

@@ -24,7 +24,7 @@ from zsad.detector import (
 from zsad.frozen_cnn import FrozenCnn
 from zsad.image_to_text import ImageToText
 from zsad.layers import identity_linear, stage_adapter
-from zsad.losses import dice_loss, image_cross_entropy, segmentation_terms
+from zsad.losses import image_cross_entropy, segmentation_terms
 from zsad.patch_aggregation import aggregate_patches
 from zsad.prompts import FALLBACK_NAME, spelled_out
 from zsad.scoring import map_matrix, upsample
@@ -230,15 +230,13 @@ class MFPClip(TrainableDetector):
         return StageLosses(total=torch.stack(list(terms.values())).sum(), terms=terms)
 
     def _terms(self, found: Pass, batch: TrainingBatch) -> dict[str, Tensor]:
-        M, masks = found.fused_map, batch.masks
-        both = self.config.dice == "both"
-        terms = segmentation_terms(M, masks, normal_channel=both)
-        if self.config.dice_rowwise_b1 and len(M) == 1:
-            terms["dice_abnormal"] = dice_loss(M[0], masks[0])  # rows take the samples' place
-            if both:
-                terms["dice_normal"] = dice_loss(1 - M[0], 1 - masks[0])
-        terms["image"] = image_cross_entropy(found.image_score, batch.labels)
-        return terms
+        terms = segmentation_terms(
+            found.fused_map,
+            batch.masks,
+            normal_channel=self.config.dice == "both",
+            rowwise_b1=self.config.dice_rowwise_b1,
+        )
+        return terms | {"image": image_cross_entropy(found.image_score, batch.labels)}
 
     # ---------------------------------------------------------------- parts
 

@@ -1,0 +1,1 @@
+"""One published table: what it takes, made step by step, and laid beside what was printed."""
