@@ -565,11 +565,18 @@ def _load_compact(config: BackboneConfig) -> Backbone:
             f"{config.name} carries its own weights; remove pretrained={config.pretrained}"
         )
     try:
-        clip, mean, std = compact.build_compact_clip(config.name)
+        clip, _, _ = compact.build_compact_clip(config.name)
     except (compact.CompactError, compact_stem.StemWeightsError) as error:
         raise BackboneError(str(error)) from error
+    return compact_backbone(clip, config)
+
+
+def compact_backbone(clip: open_clip.CLIP, config: BackboneConfig) -> Backbone:
+    """The backbone around a compact network, also one that was fitted just now."""
+    from zsad.compact_stem import IMAGE_MEAN, IMAGE_STD
+
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=clip.context_length)
-    return Backbone(clip, config, mean, std, tokenizer)
+    return Backbone(clip, config, IMAGE_MEAN, IMAGE_STD, tokenizer)
 
 
 def _attend_values(block: Any, tokens: Tensor) -> Tensor:  # open_clip is untyped

@@ -1,7 +1,8 @@
 """The embedded backbone: a small open_clip CLIP on a frozen CNN, for a CPU and without downloads.
 
-It is a `CLIP` of open_clip's own classes; only the patch convolution is replaced. Its vision blocks
-come from a file beside this module, its text tower from a fixed rule: the words order the
+It is a `CLIP` of open_clip's own classes; only the patch convolution is replaced. Its patch and
+text projections come from a file beside this module, its blocks from fixed rules: the vision blocks
+pool the patches' opinions for the class token (`zsad.compact_blocks`), the words order the text
 embeddings, but no language was ever learned. Refuses to know any method.
 """
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from zsad.compact_blocks import lay_out_vision
 from zsad.compact_stem import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -51,7 +53,7 @@ class CompactSpec:
     layers: int = 4
     heads: int = 2
     mlp_ratio: float = 2.0
-    embed_dim: int = 128
+    embed_dim: int = 64
     text_width: int = 64
     text_layers: int = 4
 
@@ -64,8 +66,8 @@ class CompactError(ValueError):
 
 
 def default_checkpoint() -> Path:
-    """Folder of the trained detector that ships with the package."""
-    return WEIGHTS_FOLDER / "aa_clip_compact_v1"
+    """Folder of the detector that ships with the package."""
+    return WEIGHTS_FOLDER / "clip_compact_v1"
 
 
 def backbone_weights(name: str) -> Path:
@@ -127,23 +129,17 @@ def lay_out_clip(spec: CompactSpec) -> open_clip.CLIP:
     load_stem_weights(embed.cnn, stem_weights_path())
     clip.visual.conv1 = embed
     with torch.no_grad():
-        # A product may lie anywhere and turned, so no position is special.
-        clip.visual.positional_embedding.zero_()
+        lay_out_vision(clip.visual)
         _fill_text_tower(clip, spec)
     return clip.eval()
 
 
 def trained_tensors(clip: open_clip.CLIP) -> dict[str, Tensor]:
-    """What a weights file holds: everything but the CNN and the rule-made text tower."""
+    """What a weights file holds: the two projections; the CNN and all blocks are known."""
     return {
         name: tensor.contiguous()
         for name, tensor in clip.state_dict().items()
-        if name == "text_projection"
-        or (
-            name.startswith("visual.")
-            and not name.startswith("visual.conv1.cnn.")
-            and name != "visual.positional_embedding"
-        )
+        if name == "text_projection" or name.startswith("visual.conv1.tokens.")
     }
 
 

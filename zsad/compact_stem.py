@@ -22,9 +22,12 @@ DESCRIPTOR_GROUPS = (48, 96, 120, 352)
 """Mean and deviation inside the patch at strides 4 and 8, the maps themselves at 16 and 32."""
 N_CHANNELS = sum(DESCRIPTOR_GROUPS)
 N_CUES = 4 * len(DESCRIPTOR_GROUPS)
+N_FEATURES = 2 * N_CHANNELS + N_CUES
+"""Of a patch, before the projection: descriptor, its deviation from the image's mean, cues."""
 N_NEIGHBOURS = 5
 """A patch is compared with the mean distance to its so many most similar patches elsewhere."""
 _CLAMP = 8.0
+_CUE_CLAMP = 6.0
 _FLOOR = 1e-4
 
 IMAGE_MEAN = (0.5, 0.5, 0.5)
@@ -118,7 +121,7 @@ class TokenProjection(nn.Module):
         self.register_buffer("std", torch.ones(N_CHANNELS))
         self.register_buffer("cue_mean", torch.zeros(N_CUES))
         self.register_buffer("cue_std", torch.ones(N_CUES))
-        self.linear = nn.Linear(2 * N_CHANNELS + N_CUES, width)
+        self.linear = nn.Linear(N_FEATURES, width)
 
     def forward(self, descriptors: Tensor) -> Tensor:
         """[B, 616, g, g] -> [B, width, g, g]."""
@@ -129,15 +132,22 @@ class TokenProjection(nn.Module):
 
     def standardise(self, descriptors: Tensor) -> Tensor:
         """[B, 616, h, w] -> [B, N, 616], about zero mean and unit variance, clamped at +-8."""
-        flat = descriptors.flatten(2).transpose(1, 2)
+        return self.scaled(descriptors.flatten(2).transpose(1, 2))
+
+    def scaled(self, flat: Tensor) -> Tensor:
+        """The same of patches [B, N, 616] in a row."""
         return ((flat - self.mean) / self.std).clamp(-_CLAMP, _CLAMP)
 
     def project(self, standard: Tensor, cues: Tensor) -> Tensor:
         """[B, N, 616], [B, N, 16] -> [B, N, width]."""
-        deviation = standard - standard.mean(dim=1, keepdim=True)
-        scaled_cues = (cues - self.cue_mean) / self.cue_std
-        projected: Tensor = self.linear(torch.cat([standard, deviation, scaled_cues], dim=-1))
+        projected: Tensor = self.linear(self.features(standard, cues))
         return projected
+
+    def features(self, standard: Tensor, cues: Tensor) -> Tensor:
+        """[B, N, 616], [B, N, 16] of whole images -> [B, N, 616 + 616 + 16]."""
+        deviation = standard - standard.mean(dim=1, keepdim=True)
+        scaled_cues = ((cues - self.cue_mean) / self.cue_std).clamp(-_CUE_CLAMP, _CUE_CLAMP)
+        return torch.cat([standard, deviation, scaled_cues], dim=-1)
 
     def cues(self, standard: Tensor, h: int, w: int) -> Tensor:
         """For each of the four scales: log distance to the image's mean and to the nearest
@@ -153,6 +163,17 @@ class TokenProjection(nn.Module):
                 log = (distance / group.shape[-1] ** 0.5 + _FLOOR).log()
                 cues += [log, log - log.median(dim=1, keepdim=True).values]
         return torch.stack(cues, dim=-1)
+
+
+def scale_columns() -> list[list[int]]:
+    """For each of the four scales, its columns among a patch's features."""
+    columns, start = [], 0
+    for scale, size in enumerate(DESCRIPTOR_GROUPS):
+        channels = range(start, start + size)
+        cues = range(2 * N_CHANNELS + 4 * scale, 2 * N_CHANNELS + 4 * scale + 4)
+        columns.append([*channels, *(N_CHANNELS + c for c in channels), *cues])
+        start += size
+    return columns
 
 
 def _smoothed(group: Tensor, h: int, w: int) -> Tensor:

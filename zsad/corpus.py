@@ -1,4 +1,4 @@
-"""Training pictures: whole images as the papers use them, or random views of images and surfaces.
+"""Training pictures: whole images as in the papers, or random views of images, surfaces, parts.
 
 Picture i of a source is made from (seed, source, i) alone, so any part can be made again.
 Refuses to know about networks.
@@ -15,15 +15,22 @@ from PIL import Image as PILImage
 from zsad.augment import random_light, random_view
 from zsad.data import Sample
 from zsad.image_files import load_image, load_mask, resize_mask
+from zsad.parts import draw_parts
 from zsad.surfaces import draw_surface
 from zsad.synthetic import add_defects
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-SYNTHETIC_SHARE = 0.35
+SYNTHETIC_SHARE = 0.5
 """Share of the views of normal real images that get a synthetic defect."""
 SURFACE_DEFECT_SHARE = 0.6
+PART_DIFFERS_SHARE = 0.4
+"""Share of the pictures of parts in which one of several may differ from the others."""
+PART_DEFECT_SHARE = 0.6
+GROUND_SHARE = 0.3
+"""Of the defects on parts, how many may show the ground: chips, holes."""
+PART_CROP_SHARE = 0.6
 PLAIN_LIGHT_SHARE = 0.25
 
 
@@ -72,7 +79,7 @@ class WholeImages:
         resized = PILImage.fromarray(image).resize(size, PILImage.Resampling.BICUBIC)
         return View(
             image=np.asarray(resized),
-            mask=resize_mask(mask, self._side),
+            mask=resize_mask(mask, self._side, self._side),
             class_name=sample.class_name,
             known_anomalous=sample.is_anomalous,
         )
@@ -134,6 +141,27 @@ class SurfaceViews:
         if rng.random() >= PLAIN_LIGHT_SHARE:
             image = random_light(rng, image)
         return View(image=image, mask=mask, class_name="surface")
+
+
+class PartViews:
+    """Views of procedural parts, more than half with a defect on one or one unlike its fellows."""
+
+    def __init__(self, *, key: int, seed: int, side: int) -> None:
+        self._key, self._seed, self._side = key, seed, side
+
+    def __call__(self, index: int) -> View:
+        """View number `index`."""
+        rng = np.random.default_rng([self._seed, self._key, index])
+        scene = draw_parts(rng, self._side, may_differ=rng.random() < PART_DIFFERS_SHARE)
+        image, mask = scene.image, scene.fault
+        if not mask.any() and rng.random() < PART_DEFECT_SHARE:
+            foreign = scene.ground if rng.random() < GROUND_SHARE else None
+            image, mask = add_defects(rng, image, foreign, body=scene.body)
+        if rng.random() < PART_CROP_SHARE:
+            image, mask = random_view(rng, image, mask, self._side, min_zoom=0.6)
+        if rng.random() >= PLAIN_LIGHT_SHARE:
+            image = random_light(rng, image)
+        return View(image=image, mask=mask, class_name="part")
 
 
 def usable(samples: Sequence[Sample]) -> list[Sample]:

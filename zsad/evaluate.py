@@ -15,10 +15,13 @@ from torch import Tensor
 
 from zsad.data import Progress, Sample
 from zsad.detector import UnscaledOutputs
+from zsad.image_files import DataError, load_image, load_mask, resize_mask
 from zsad.loading import LoadedSample, load_batches
 from zsad.metrics import BinaryMetrics, PixelMetrics, PixelScores, binary_metrics
 from zsad.predictor import Predictor
 from zsad.reference_bank import ReferenceBank
+from zsad.tiled_prediction import predict_tiled
+from zsad.tiling import Tiling, TilingError
 
 METRIC_TITLES: Mapping[str, str] = {
     "image_AUROC": "I-AUROC",
@@ -105,12 +108,14 @@ def evaluate(
     progress: Progress | None = None,
     test_set_statistics: bool = False,
     banks: Mapping[str, ReferenceBank] | None = None,
+    tiling: Tiling | None = None,
 ) -> EvalReport:
     """Run the detector over the samples and measure it, one category after another.
 
     Pixel metrics are taken at the detector's input side, over all images of the category that
-    are normal or have a mask. Memory does not depend on the number of images: files are read and
-    prepared at most two batches ahead, by a few threads.
+    are normal or have a mask; with a tiling an image counts with the pixels of all its tiles.
+    Memory does not depend on the number of images: files are read and prepared at most two batches
+    ahead, by a few threads.
 
     Args:
         warn: Receives a sentence for each category with one class only, at once, and when small
@@ -119,9 +124,10 @@ def evaluate(
         test_set_statistics: Rank `Detector.whole_set_scores`, which depend on the other images of
             the category, instead of what `predict` says. Runs the detector twice.
         banks: Reference banks by category, for scores of `predict`.
+        tiling: Cut every image, for scores of `predict`.
 
     Raises:
-        DataError: an image or mask cannot be read.
+        DataError: an image or mask cannot be read, or an image needs too many tiles.
         ValueError: the detector breaks its contract (NaN or values outside [0, 1]), or has no
             scores with test-set statistics.
     """
@@ -144,13 +150,13 @@ def evaluate(
     results = {}
     for category in sorted(by_category):
         members = by_category[category]
-        scored = _whole_set_scored if test_set_statistics else partial(_scored, banks or {})
+        scored = _scoring(test_set_statistics, banks or {}, tiling)
         scores, pixels, n_vanished = [], PixelScores(), 0
-        for item, score, anomaly_map in scored(predictor, members, batch_size, count):
+        for sample, mask, score, anomaly_map in scored(predictor, members, batch_size, count):
             scores.append(score)
-            if item.mask is not None:
-                pixels.add(anomaly_map, item.mask)
-                n_vanished += item.sample.is_anomalous and not item.mask.any()
+            if mask is not None:
+                pixels.add(anomaly_map, mask)
+                n_vanished += sample.is_anomalous and not mask.any()
         results[category] = _result(members, scores, pixels)
         if n_vanished:
             warn(
@@ -160,8 +166,47 @@ def evaluate(
     return EvalReport(results, test_set_statistics)
 
 
-_Scored = Iterator[tuple[LoadedSample, float, NDArray[np.float32]]]
-"""Each sample with its score and its map [S, S], in order."""
+_Scored = Iterator[tuple[Sample, NDArray[np.bool_] | None, float, NDArray[np.float32]]]
+"""Each sample with its mask, its score and its map, of the mask's shape, in order."""
+
+
+def _scoring(
+    test_set_statistics: bool, banks: Mapping[str, ReferenceBank], tiling: Tiling | None
+) -> Callable[[Predictor, Sequence[Sample], int, Callable[[int], None]], _Scored]:
+    if test_set_statistics:
+        return _whole_set_scored
+    return partial(_scored, banks) if tiling is None else partial(_tiled_scored, banks, tiling)
+
+
+def _tiled_scored(
+    banks: Mapping[str, ReferenceBank],
+    tiling: Tiling,
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    batch_size: int,
+    count: Callable[[int], None],
+) -> _Scored:
+    """What `predict` says of the tiles of one image after the other."""
+    for sample in samples:
+        image = load_image(sample.image_path)
+        try:
+            ((score, anomaly_map),) = predict_tiled(
+                predictor,
+                [image],
+                [sample.class_name],
+                [tiling],
+                [banks.get(sample.category)],
+                max_batch=batch_size,
+            )
+        except TilingError as error:
+            raise DataError(f"{sample.image_path}: {error}") from error
+        mask: NDArray[np.bool_] | None = np.zeros(anomaly_map.shape, np.bool_)
+        if sample.is_anomalous:
+            mask = None
+            if sample.mask_path is not None:
+                mask = resize_mask(load_mask(sample.mask_path), *anomaly_map.shape[:2])
+        yield sample, mask, score, anomaly_map
+        count(1)
 
 
 def _scored(
@@ -176,7 +221,8 @@ def _scored(
         images, names = _stacked(batch)
         of_images = [banks.get(item.sample.category) for item in batch]
         scores, maps = predictor.predict_prepared(images, names, of_images)
-        yield from zip(batch, scores, maps, strict=True)
+        for item, score, anomaly_map in zip(batch, scores, maps, strict=True):
+            yield item.sample, item.mask, score, anomaly_map
         count(len(batch))
 
 
@@ -196,7 +242,7 @@ def _whole_set_scored(
     for batch in load_batches(samples, batch_size, predictor):
         maps = whole.scaled(_unscaled(predictor, batch).anomaly_map).float().cpu().numpy()
         for item, anomaly_map in zip(batch, maps, strict=True):
-            yield item, next(scores), anomaly_map
+            yield item.sample, item.mask, next(scores), anomaly_map
         count(len(batch))
 
 

@@ -78,21 +78,21 @@ def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         return image.size
 
 
-def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """A mask at the detector's input side: bilinear (antialiased), then over one half.
+def resize_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """A mask as coarse as a map: bilinear (antialiased), then over one half.
 
     The rule of the AnomalyCLIP family (zhou2024, arXiv 2310.18961, released code). A region
     much smaller than one output pixel can vanish.
 
     Args:
         mask: bool [H, W].
-        size: Side S of the square result.
+        height, width: Of the result.
 
     Returns:
-        bool [S, S].
+        bool [height, width].
     """
     grey = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
-    resized = np.asarray(grey.resize((size, size), PIL.Image.Resampling.BILINEAR))
+    resized = np.asarray(grey.resize((width, height), PIL.Image.Resampling.BILINEAR))
     return np.asarray(resized >= 128, dtype=np.bool_)
 
 

@@ -65,5 +65,5 @@ def _load(sample: Sample, predictor: Predictor) -> LoadedSample:
     elif sample.mask_path is None:
         return LoadedSample(sample, image, mask=None)
     else:
-        mask = resize_mask(load_mask(sample.mask_path), side)
+        mask = resize_mask(load_mask(sample.mask_path), side, side)
     return LoadedSample(sample, image, mask)

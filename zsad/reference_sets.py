@@ -12,6 +12,8 @@ from zsad.image_files import DataError, load_image
 from zsad.predictor import Predictor
 from zsad.reference_bank import BankError, ReferenceBank
 from zsad.reference_learning import learn_references
+from zsad.tiled_prediction import plan
+from zsad.tiling import Tiling, TilingError
 
 
 def hold_out_references(
@@ -58,20 +60,26 @@ def learn_banks(
     *,
     batch_size: int,
     progress: Progress | None = None,
+    tiling: Tiling | None = None,
 ) -> dict[str, ReferenceBank]:
-    """A bank of every category.
+    """A bank of every category, of tiles where images will be cut.
 
     Raises:
         DataError: a file cannot be read, or no bank can be made of a category's images.
     """
     banks = {}
     for done, (category, samples) in enumerate(references.items(), start=1):
-        images = (predictor.prepare(load_image(sample.image_path)) for sample in samples)
+        images = (load_image(sample.image_path) for sample in samples)
+        views = (
+            predictor.prepare(tile.cut(image))
+            for image in images
+            for tile in plan(tiling, image, predictor.detector.input_size)
+        )
         try:
             banks[category] = learn_references(
-                predictor, images, samples[0].class_name, batch_size=batch_size
+                predictor, views, samples[0].class_name, batch_size=batch_size
             )
-        except BankError as error:
+        except (BankError, TilingError) as error:
             raise DataError(f"{category}: {error}") from error
         if progress is not None:
             progress(done, len(references))

@@ -97,7 +97,9 @@ def grain_cells(rng: np.random.Generator, side: int) -> Field:
     )
     levels = rng.normal(size=int(labels.max()) + 1).astype(np.float32)
     weight = rng.uniform(0, 1)
-    return _standardised(weight * levels[labels] + (1 - weight) * distance / distance.std())
+    return _standardised(
+        weight * levels[labels] + (1 - weight) * distance / (distance.std() + 1e-6)
+    )
 
 
 def regular_parts(rng: np.random.Generator, side: int) -> Field:

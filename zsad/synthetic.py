@@ -1,9 +1,9 @@
 """Synthetic defects on defect-free images, with their masks.
 
-A shape (spot, blob, scratch, broken edge, wide zone) is filled in one of many ways: stain, foreign
-texture (in the spirit of DRAEM, Zavrtanik et al. 2021, arXiv 2108.07610), moved piece of the same
-image (in the spirit of CutPaste, Li et al. 2021, arXiv 2104.04015), blur, noise, pit, warp.
-Refuses to know where the images come from.
+A shape (spot, blob, scratch, broken edge, wide zone, soft zone, crisp figure, thread) is filled in
+one of many ways: stain, foreign texture (in the spirit of DRAEM, Zavrtanik et al. 2021, arXiv
+2108.07610), moved piece of the same image (in the spirit of CutPaste, Li et al. 2021, arXiv
+2104.04015), blur, noise, pit, warp. Refuses to know where the images come from.
 """
 
 import cv2
@@ -18,10 +18,17 @@ Mask = NDArray[np.bool_]
 MIN_CHANGE = 6.0
 """Grey levels by which a pixel must change on average over its surroundings to count as defect."""
 MIN_AREA_PX = 12
+N_SHAPES = 9
+ON_BODY_SHARE = 0.85
+"""Of the defects of a part; the others lie anywhere."""
 
 
 def add_defects(
-    rng: np.random.Generator, image: Image, foreign: Image | None = None
+    rng: np.random.Generator,
+    image: Image,
+    foreign: Image | None = None,
+    *,
+    body: Mask | None = None,
 ) -> tuple[Image, Mask]:
     """Draw one to three defects of one kind.
 
@@ -30,6 +37,7 @@ def add_defects(
         image: uint8 RGB [S, S, 3], defect-free.
         foreign: uint8 RGB [S, S, 3] whose texture may show up in the defect; a procedural one
             is drawn when it is None.
+        body: bool [S, S], where the product is; most defects then lie there.
 
     Returns:
         The image with defects, and bool [S, S], true where it visibly changed. The mask is empty
@@ -38,9 +46,9 @@ def add_defects(
     side = image.shape[0]
     for _ in range(10):
         alpha = np.zeros((side, side), np.float32)
-        shape = int(rng.integers(6))
+        shape = int(rng.integers(N_SHAPES))
         for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
-            alpha = np.maximum(alpha, _shape(rng, side, shape))
+            alpha = np.maximum(alpha, _shape(rng, side, shape, _centre(rng, side, body)))
         softened = cv2.GaussianBlur(alpha, (0, 0), float(rng.uniform(0.4, 2.0)))
         fill = _fill(rng, image, alpha, foreign)
         opacity = rng.uniform(0.5, 1.0) * softened[..., None]
@@ -54,12 +62,22 @@ def add_defects(
     return image, np.zeros((side, side), np.bool_)
 
 
-def _shape(rng: np.random.Generator, side: int, kind: int) -> NDArray[np.float32]:
+def _centre(rng: np.random.Generator, side: int, body: Mask | None) -> NDArray[np.floating]:
+    """x, y of a defect: anywhere, or with a body mostly on it."""
+    if body is not None and body.any() and rng.random() < ON_BODY_SHARE:
+        at = np.flatnonzero(body)
+        row, column = divmod(int(at[rng.integers(len(at))]), side)
+        return np.array([column, row], np.float64)
+    return rng.uniform(0.04 * side, 0.96 * side, 2)
+
+
+def _shape(
+    rng: np.random.Generator, side: int, kind: int, centre: NDArray[np.floating]
+) -> NDArray[np.float32]:
     """Opacity of one defect's area, float [S, S] in [0, 1]."""
     alpha = np.zeros((side, side), np.float32)
     # Areas spread evenly over scales: most real defects are small.
     size = side * float(np.exp(rng.uniform(np.log(0.012), np.log(0.22))))
-    centre = rng.uniform(0.04 * side, 0.96 * side, 2)
     match kind:
         case 0:  # spot
             axes = (max(1, int(size)), max(1, int(size * rng.uniform(0.3, 1.0))))
@@ -77,10 +95,42 @@ def _shape(rng: np.random.Generator, side: int, kind: int) -> NDArray[np.float32
             border[rng.integers(2)] = rng.choice([0, side - 1])
             corners = border + rng.normal(0, 1.2 * size + 3, (int(rng.integers(4, 9)), 2))
             cv2.fillPoly(alpha, [cv2.convexHull(corners.astype(np.int32))], 1.0)
+        case 5 | 6:  # crisp figure: label, drop, hole, chip
+            _draw_figure(rng, alpha, centre, size)
+        case 7:  # soft zone: its edge is nowhere
+            y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+            reach = side * rng.uniform(0.05, 0.25) * np.array([1.0, rng.uniform(0.3, 1.0)])
+            turn = rng.uniform(0, np.pi)
+            along = (x - centre[0]) * np.cos(turn) + (y - centre[1]) * np.sin(turn)
+            across = (y - centre[1]) * np.cos(turn) - (x - centre[0]) * np.sin(turn)
+            alpha = np.exp(-((along / reach[0]) ** 2 + (across / reach[1]) ** 2))
+            alpha = alpha.astype(np.float32)
         case _:  # wide zone: parts of a thresholded random field
             field = cv2.GaussianBlur(spectral_noise(rng, side), (0, 0), float(rng.uniform(2, 12)))
             alpha = (field > np.quantile(field, rng.uniform(0.86, 0.99))).astype(np.float32)
     return alpha
+
+
+def _draw_figure(
+    rng: np.random.Generator, alpha: NDArray[np.float32], centre: NDArray[np.floating], size: float
+) -> None:
+    """A disc, ring, rectangle or polygon with clean edges, drawn in place."""
+    radius = max(2, int(0.8 * size))
+    thickness = -1 if rng.random() < 0.75 else max(1, radius // 4)
+    if rng.random() < 0.35:
+        cv2.circle(alpha, _point(centre), radius, 1.0, thickness, cv2.LINE_AA)
+        return
+    corners = int(rng.integers(3, 7))
+    angles = rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    reach = radius * np.array([1.2, 1.2 * rng.uniform(0.25, 1.0)])
+    points = (np.stack([np.cos(angles), np.sin(angles)], 1) * reach).astype(np.float32)
+    turn = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    outline = (points @ rotation + centre).astype(np.int32)
+    if thickness < 0:
+        cv2.fillPoly(alpha, [outline], 1.0, cv2.LINE_AA)
+    else:
+        cv2.polylines(alpha, [outline], True, 1.0, thickness, cv2.LINE_AA)
 
 
 def _point(xy: NDArray[np.floating]) -> tuple[int, int]:

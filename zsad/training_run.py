@@ -17,14 +17,22 @@ from typing import Literal, Protocol
 import torch
 from safetensors.torch import save
 
-from zsad.backbone import Backbone, load_backbone
+from zsad.backbone import Backbone, compact_backbone, load_backbone
 from zsad.build import build_detector
 from zsad.checkpoint import DataSource, new_card, save_checkpoint
-from zsad.compact import DEFAULT_COMPACT, SPECS, backbone_weights, lay_out_clip, trained_tensors
-from zsad.compact_pretrain import PretrainRecipe, PretrainViews, describe_views, pretrain_stage
+from zsad.compact import (
+    DEFAULT_COMPACT,
+    SPECS,
+    backbone_weights,
+    default_checkpoint,
+    lay_out_clip,
+    trained_tensors,
+)
+from zsad.compact_fit import FitRecipe, describe_views, fit_compact
 from zsad.config.backbone import BackboneConfig
+from zsad.config.clip_zero_shot import CLIPZeroShotConfig
 from zsad.config.method import MethodConfig
-from zsad.corpus import RealViews, SurfaceViews, View, WholeImages
+from zsad.corpus import PartViews, RealViews, SurfaceViews, View, WholeImages
 from zsad.data import Sample, Warn, check_samples
 from zsad.datasets.catalogue import named_dataset
 from zsad.datasets.layouts import Layout, read_dataset
@@ -51,10 +59,10 @@ class Advance(Protocol):
 Watch = Callable[[str], AbstractContextManager[Advance]]
 """Label -> context that yields what is told of progress."""
 
-SURFACE_KEY = 1_000_000
-"""Random-stream key of the procedural surfaces, out of reach of the data sets' keys."""
-REAL_SHARE, SURFACE_SHARE = 2, 4
-"""Of every turn, views of each data set and of procedural surfaces."""
+SURFACE_KEY, PART_KEY = 2_000_001, 2_000_002
+"""Random-stream keys of the procedural pictures, out of reach of the data sets' keys."""
+REAL_SHARE, SURFACE_SHARE, PART_SHARE = 2, 4, 4
+"""Of every turn, views of each data set, of procedural surfaces and of procedural parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ class TrainingRun:
         device: Where the network runs.
         command: That makes the result again, for the card.
         n_views: Training pictures drawn.
-        synthetic: Whether synthetic defects and procedural surfaces are added.
+        synthetic: Whether synthetic defects, procedural surfaces and parts are added.
         every_image: Whether all images are used as they are, each once an epoch, as in the
             papers; then `n_views` and `synthetic` have no meaning.
         precision: Of the backbone's blocks; heads and losses are always float32.
@@ -152,16 +160,16 @@ def named_set(name: DatasetName, data_root: Path, *, warn: Warn) -> LabelledSet:
     return LabelledSet(name=name, samples=samples, licence=dataset.licence, origin=dataset.home)
 
 
-def train_compact_backbone(run: TrainingRun, recipe: PretrainRecipe, *, watch: Watch) -> Path:
-    """Train `compact-v1` from scratch.
+def train_compact_backbone(run: TrainingRun, recipe: FitRecipe, *, watch: Watch) -> Path:
+    """Fit `compact-v1`, and put the detector on it that needs no training of its own.
 
     Returns:
-        The weights file, with a .json beside it that says what it was made from.
+        The weights file, with a .json beside it that says what it was made from, and a checkpoint
+        folder `clip_compact_v1`.
 
     Raises:
         StemWeightsError: the CNN's weights are missing.
-        TrainingError: a loss is not finite, or `out` holds the state of another run, or the run
-            asks for what only methods have.
+        TrainingError: the run asks for what only methods have.
     """
     if run.processes.count > 1 or run.every_image or run.precision != "fp32":
         raise TrainingError(
@@ -169,25 +177,26 @@ def train_compact_backbone(run: TrainingRun, recipe: PretrainRecipe, *, watch: W
             "--every-image and --precision"
         )
     spec = SPECS[DEFAULT_COMPACT]
-    torch.manual_seed(run.seed)
     clip = lay_out_clip(spec)
-    identity = _identity(run, recipe=asdict(recipe), spec=asdict(spec))
     draw = _view_draw(run, spec.image_size)
     store = _store(run, draw, describe_views(clip, spec), "descriptors", watch)
-    with watch("Comparing patches") as on_view:
-        views = PretrainViews(store, clip.visual.conv1.tokens, on_view)
-    _run(run, [pretrain_stage(clip, views, recipe)], identity, watch)
+    with watch("Fitting") as on_view:
+        fit_compact(clip, store, recipe, on_view)
     path = run.out / backbone_weights(DEFAULT_COMPACT).name
     path.write_bytes(save(trained_tensors(clip)))
+    created = datetime.now(UTC)
     facts = {
         "backbone": DEFAULT_COMPACT,
         "data": [source.model_dump() for source in _sources(run)],
         "seed": run.seed,
         "git_revision": git_revision(),
-        "created": datetime.now(UTC).isoformat(),
+        "created": created.isoformat(),
         "training_command": run.command,
     }
     path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    backbone = compact_backbone(clip, BackboneConfig(name=DEFAULT_COMPACT))
+    detector = build_detector(CLIPZeroShotConfig(), backbone)
+    _save(run, run.out / default_checkpoint().name, detector, watch)
     return path
 
 
@@ -239,6 +248,18 @@ def train_method(
         _run(run, stages, identity, watch)
     if not run.processes.is_first:
         return run.out
+    _save(run, run.out, detector, watch)
+    return run.out
+
+
+def picture_bytes(backbone: Backbone) -> int:
+    """Disk that one training picture takes: uint8 pixels, mask bits, float16 tokens."""
+    side, tokens = backbone.input_size, 1 + backbone.grid**2
+    return side**2 * 3 + side**2 // 8 + tokens * backbone.vision_width * 2
+
+
+def _save(run: TrainingRun, folder: Path, detector: Detector, watch: Watch) -> None:
+    """Measure on the unseen sets, then write the checkpoint."""
     detector.eval()
     card = new_card(
         detector,
@@ -249,14 +270,7 @@ def train_method(
         created=datetime.now(UTC),
         training_command=run.command,
     )
-    save_checkpoint(run.out, detector, card)
-    return run.out
-
-
-def picture_bytes(backbone: Backbone) -> int:
-    """Disk that one training picture takes: uint8 pixels, mask bits, float16 tokens."""
-    side, tokens = backbone.input_size, 1 + backbone.grid**2
-    return side**2 * 3 + side**2 // 8 + tokens * backbone.vision_width * 2
+    save_checkpoint(folder, detector, card)
 
 
 def git_revision() -> str | None:
@@ -313,18 +327,20 @@ def _image_draw(run: TrainingRun, side: int) -> _Draw:
 
 
 def _view_draw(run: TrainingRun, side: int) -> _Draw:
-    """Random views of all sets in equal shares, and surfaces."""
-    sources: list[RealViews | SurfaceViews] = [
+    """Random views of all sets in equal shares, and procedural pictures."""
+    sources: list[RealViews | SurfaceViews | PartViews] = [
         RealViews(s.samples, key=key, seed=run.seed, side=side, synthetic=run.synthetic)
         for key, s in enumerate(run.sets)
     ]
     shares = [REAL_SHARE] * len(sources)
     if run.synthetic:
         sources.append(SurfaceViews(key=SURFACE_KEY, seed=run.seed, side=side))
-        shares.append(SURFACE_SHARE)
+        sources.append(PartViews(key=PART_KEY, seed=run.seed, side=side))
+        shares += [SURFACE_SHARE, PART_SHARE]
 
     def draw(index: int) -> View:
-        return sources[source_of_view(index, shares)](index)
+        source, number = source_of_view(index, shares)
+        return sources[source](number)
 
     return _Draw(draw, run.n_views, _identity(run, side=side))
 
@@ -426,14 +442,16 @@ def _sources(run: TrainingRun) -> tuple[DataSource, ...]:
         for s in run.sets
     ]
     if run.synthetic and not run.every_image:
-        sources.append(
+        turn = REAL_SHARE * len(run.sets) + SURFACE_SHARE + PART_SHARE
+        sources += [
             DataSource(
-                name="procedural surfaces",
+                name=f"procedural {name}",
                 licence="Apache-2.0",
-                source="drawn by zsad.surfaces and zsad.synthetic",
-                images=run.n_views * SURFACE_SHARE // (REAL_SHARE * len(run.sets) + SURFACE_SHARE),
+                source=f"drawn by zsad.{name} and zsad.synthetic",
+                images=run.n_views * share // turn,
             )
-        )
+            for name, share in (("surfaces", SURFACE_SHARE), ("parts", PART_SHARE))
+        ]
     return tuple(sources)
 
 

@@ -58,15 +58,17 @@ class ViewStore:
         return bits.reshape(-1, self.side, self.side).astype(np.float32)
 
 
-def source_of_view(index: int, shares: Sequence[int]) -> int:
-    """Which source view `index` comes from: sources take turns in blocks as large as their shares.
+def source_of_view(index: int, shares: Sequence[int]) -> tuple[int, int]:
+    """Which source view `index` comes from, and the how manyeth of that source it is.
 
-    shares (2, 1) gives 0, 0, 1, 0, 0, 1, ...
+    Sources take turns in blocks as large as their shares: shares (2, 1) give the sources
+    0, 0, 1, 0, 0, 1, ... Because views are counted by source, a source gives the same views
+    whatever others stand beside it.
     """
-    place = index % sum(shares)
+    turn, place = divmod(index, sum(shares))
     for source, share in enumerate(shares):
         if place < share:
-            return source
+            return source, turn * share + place
         place -= share
     raise AssertionError("place is below the sum of the shares")
 

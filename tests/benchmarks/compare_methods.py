@@ -26,7 +26,7 @@ from zsad.backbone import Backbone, load_backbone
 from zsad.build import build_detector
 from zsad.config.backbone import BackboneConfig
 from zsad.config.method import MethodConfig
-from zsad.corpus import RealViews
+from zsad.corpus import RealViews, View
 from zsad.data import Sample, limit_per_category
 from zsad.datasets.layouts import read_dataset
 from zsad.detector import Detector, TrainableDetector
@@ -119,9 +119,14 @@ def drawn_views(args: argparse.Namespace, backbone: Backbone) -> ViewStore:
         for key, root in enumerate(args.train)
     ]
     shares = [1] * len(sources)
+
+    def draw(index: int) -> View:
+        source, number = source_of_view(index, shares)
+        return sources[source](number)
+
     return build_store(
         args.work,
-        lambda index: sources[source_of_view(index, shares)](index),
+        draw,
         args.views,
         embed_views(backbone, DEVICE),
         identity=f"compare {[root.name for root in args.train]} {backbone.content_hash()}",

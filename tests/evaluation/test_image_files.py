@@ -123,7 +123,7 @@ def test_a_resized_mask_keeps_its_place_and_share() -> None:
     mask = np.zeros((100, 50), np.bool_)
     mask[50:, :25] = True
 
-    resized = resize_mask(mask, 20)
+    resized = resize_mask(mask, 20, 20)
 
     assert resized.shape == (20, 20)
     assert resized[10:, :10].all()

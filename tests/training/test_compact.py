@@ -14,6 +14,7 @@ from open_clip.transformer import VisionTransformer
 from zsad import compact, compact_stem
 from zsad.backbone import Backbone, BackboneError, load_backbone
 from zsad.compact import DEFAULT_COMPACT, SPECS, WEIGHTS_FOLDER, build_compact_clip
+from zsad.compact_blocks import POOLED
 from zsad.compact_stem import (
     CompactPatchEmbed,
     StemWeightsError,
@@ -21,6 +22,7 @@ from zsad.compact_stem import (
     stem_weights_path,
 )
 from zsad.config.backbone import BackboneConfig
+from zsad.patch_regression import PatchRegression
 from zsad.prompts import state_sentences
 
 MAX_SHIPPED_BYTES = 12_000_000
@@ -88,6 +90,49 @@ def test_what_damaged_means_hardly_depends_on_the_noun(backbone: Backbone) -> No
 
     assert directions[0] @ directions[1] > 0.7
     assert directions[0] @ directions[2] > 0.7
+
+
+def test_patches_pass_the_blocks_unchanged(backbone: Backbone, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        embedded = backbone.embed_images(images)
+        deep = backbone.run_vision(embedded, backbone.stage_blocks).stages[-1]
+
+    assert torch.allclose(deep[:, 1:], embedded[:, 1:], atol=1e-4)
+
+
+def test_the_class_token_takes_over_about_the_highest_opinion(
+    backbone: Backbone, images: torch.Tensor
+) -> None:
+    images[0, :, 150:180, 150:180] += 4  # something that the noise around it is not
+    with torch.inference_mode():
+        tokens = backbone.run_vision(backbone.embed_images(images), backbone.stage_blocks)
+        opinions = backbone.norm_vision(tokens.stages[-1])[..., 0]
+        pooled = backbone.norm_vision(tokens.class_token)[..., POOLED]
+
+    highest = opinions[:, 1:].amax(dim=1)
+    mean = opinions[:, 1:].mean(dim=1)
+    assert torch.all(pooled <= highest + 1e-3)
+    assert torch.all(pooled > mean)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_patch_regression_is_what_least_squares_gives(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    features = torch.randn(300, 4, generator=generator)
+    is_defect = features @ torch.tensor([1.0, -2.0, 0.0, 0.5]) > 0.5
+    regression = PatchRegression(4)
+    for part in range(count):
+        regression.add(features[part::count], is_defect[part::count])
+
+    weights, intercept = regression.solve(ridge=1e-6, size=0.3)
+
+    fitted = features @ weights + intercept
+    root = torch.where(is_defect, 2.0, 1.0).sqrt()[:, None]
+    with_one = torch.cat([features, torch.ones(300, 1)], dim=1)
+    exact = torch.linalg.lstsq(root * with_one, root[:, 0] * (2 * is_defect.float() - 1)).solution
+    assert fitted[is_defect].mean() == pytest.approx(0.3, abs=1e-4)
+    assert fitted[~is_defect].mean() == pytest.approx(-0.3, abs=1e-4)
+    assert torch.nn.functional.cosine_similarity(weights, exact[:-1], dim=0) > 0.9999
 
 
 def test_every_tensor_of_the_cnn_file_finds_its_place() -> None:

@@ -65,4 +65,4 @@ def test_the_card_names_data_licences_and_command() -> None:
     assert {source.name for source in card.data} >= {"piped", "bsdata", "deeppcb", "wood_vsb256"}
     assert all(source.licence for source in card.data)
     assert not any("magnetic" in source.name or "textile" in source.name for source in card.data)
-    assert card.training_command.startswith("zsad train --method aa_clip")
+    assert card.training_command.startswith("zsad train --method compact_backbone")

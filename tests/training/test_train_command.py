@@ -113,12 +113,13 @@ def test_a_method_without_a_backbone_is_refused(
 def test_the_compact_backbone_trains_by_the_same_command(plates: Path, tmp_path: Path) -> None:
     words = ["train", "--method", "compact_backbone", "--data", str(plates), "--layout", "mvtec"]
 
-    code = main([*words, "--out", str(tmp_path), "--views", "50", "--steps", "3", "--synthetic"])
+    code = main([*words, "--out", str(tmp_path), "--views", "50", "--synthetic"])
 
     facts = json.loads((tmp_path / "compact_v1.json").read_text())
     assert code == 0
-    assert (tmp_path / "compact_v1.safetensors").stat().st_size > 1_000_000
-    assert [entry["licence"] for entry in facts["data"]] == ["CC0-1.0", "Apache-2.0"]
+    assert (tmp_path / "compact_v1.safetensors").stat().st_size > 600_000
+    assert [entry["licence"] for entry in facts["data"]] == ["CC0-1.0", *2 * ["Apache-2.0"]]
+    assert (tmp_path / "clip_compact_v1" / CARD_NAME).is_file()
 
 
 def _every_image(data: Path, clip: str, out: Path, *more: str) -> list[str]:

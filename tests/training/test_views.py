@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsad.augment import random_light, random_view
-from zsad.corpus import RealViews, SurfaceViews, View
+from zsad.corpus import PartViews, RealViews, SurfaceViews, View
 from zsad.datasets.layouts import read_dataset
+from zsad.parts import draw_parts
 from zsad.surfaces import draw_surface
 from zsad.synthetic import add_defects
 from zsad.view_store import CHUNK, build_store, source_of_view
@@ -76,10 +77,34 @@ def test_without_synthetic_defects_normal_images_stay_normal(plates: Path) -> No
     assert not any(views(index).mask.any() for index in range(20))
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), may_differ=st.booleans())
+def test_a_scene_of_parts_marks_only_what_differs(seed: int, may_differ: bool) -> None:
+    scene = draw_parts(np.random.default_rng(seed), SIDE, may_differ=may_differ)
+
+    assert (scene.image.shape, scene.image.dtype) == ((SIDE, SIDE, 3), np.uint8)
+    assert scene.body.any()
+    assert may_differ or not scene.fault.any()
+
+
+def test_parts_have_defects_and_one_unlike_its_fellows() -> None:
+    views = PartViews(key=0, seed=0, side=SIDE)
+
+    shares = [views(index).mask.any() for index in range(40)]
+
+    assert 0.3 < np.mean(shares) < 0.95
+
+
 @pytest.mark.parametrize(
-    ("shares", "expected"), [((2, 1), [0, 0, 1, 0, 0, 1]), ((1, 1, 1), [0, 1, 2, 0, 1, 2])]
+    ("shares", "expected"),
+    [
+        ((2, 1), [(0, 0), (0, 1), (1, 0), (0, 2), (0, 3), (1, 1)]),
+        ((1, 1, 1), [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]),
+    ],
 )
-def test_sources_take_turns(shares: tuple[int, ...], expected: list[int]) -> None:
+def test_sources_take_turns_and_count_their_views(
+    shares: tuple[int, ...], expected: list[tuple[int, int]]
+) -> None:
     assert [source_of_view(index, shares) for index in range(6)] == expected
 
 
