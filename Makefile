@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-
 
-.PHONY: demo test fmt lint types imports unit bench clean
+.PHONY: demo test fmt lint types imports unit bench soak clean
 
 demo: $(INSTALLED)demo  ## run the daemon on two simulated cameras and write a shift report
 	$(BIN)/zsad demo
@@ -27,11 +27,15 @@ types: $(INSTALLED)dev
 imports: $(INSTALLED)dev
 	$(BIN)/lint-imports
 
+# Two processes with one computing thread each: torch's own threads in both would fight.
 unit: $(INSTALLED)dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(INSTALLED)dev  ## measured claims, each as a ratio to a floor in the same run
 	$(BIN)/pytest -m benchmark -s tests/benchmarks
+
+soak: $(INSTALLED)dev  ## kill, flood and starve the daemon for a long time; nothing may be lost
+	$(BIN)/pytest -m soak -s tests/e2e tests/security
 
 clean:
 	rm -rf $(VENV) build *.egg-info var

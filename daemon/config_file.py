@@ -1,12 +1,15 @@
 """Reads the configuration file; every error names file, line, column and key, all at once."""
 
 import difflib
+import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from daemon.config.line import Config
@@ -16,6 +19,7 @@ from daemon.yaml_tree import Mark, YamlTextError, YamlTree, read_yaml
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SHOWN_CHARS = 80
+HIDDEN = "(hidden)"  # which YAML reads as text, unlike ***
 _KEY = "[key]"  # pydantic's last step to a key that is itself wrong
 
 _WORDS = {
@@ -66,18 +70,44 @@ class ConfigFileError(ConfigError):
         self.problems = problems
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A configuration and the file it came from.
+
+    Attributes:
+        sha256: Of the text as it is in the file.
+        text: The file with secrets hidden; every line stays in its place.
+    """
+
+    path: Path
+    config: Config
+    sha256: str
+    text: str
+
+
 def load_config(path: Path) -> Config:
+    """Read and check a configuration file: `read_config` without the file.
+
+    Raises:
+        ConfigFileError: the file cannot be read or used.
+    """
+    return read_config(path).config
+
+
+def read_config(path: Path) -> ConfigFile:
     """Read and check a configuration file.
 
-    `run_dir`, `model.checkpoint` and the file of a SQLite URL become absolute: a relative one is
-    relative to the folder of `path`. `${NAME}` in `storage.url` stays as it is, so that the
-    configuration in memory holds no password; `daemon.storage` fills it in.
+    `run_dir`, `model.checkpoint`, `model.references_dir`, `storage.spool.dir` and the file of a
+    SQLite URL become absolute: a relative one is relative to the folder of `path`. `${NAME}` in
+    `storage.url` stays as it is, so that the configuration in memory holds no password;
+    `daemon.storage` fills it in.
 
     Raises:
         ConfigFileError: the file cannot be read or used.
     """
     try:
-        tree = read_yaml(_read_text(path))
+        text = _read_text(path)
+        tree = read_yaml(text)
     except YamlTextError as error:
         raise ConfigFileError([_problem(path, error.mark, (), str(error))]) from None
     top = Mark(1, 1)
@@ -97,7 +127,30 @@ def load_config(path: Path) -> Config:
         problems = [_problem(path, mark, place, text) for place, (mark, text) in found.items()]
         # `from None`: pydantic's own text would show values, a password among them
         raise ConfigFileError(sorted(problems, key=lambda p: (p.line, p.column, p.key))) from None
-    return _with_absolute_paths(config, path.absolute().parent)
+    return ConfigFile(
+        path=path.absolute(),
+        config=_with_absolute_paths(config, path.absolute().parent),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        text=_without_secrets(text, tree, config),
+    )
+
+
+def shown(config: Config) -> dict[str, object]:
+    """A configuration as plain values fit to be shown, as of JSON."""
+    values: dict[str, object] = config.model_dump(mode="json")
+    storage = values["storage"]
+    assert isinstance(storage, dict)  # noqa: S101 - a section
+    storage["url"] = hide_password(config.storage.url)
+    return values
+
+
+def line_of(text: str, place: Place) -> int | None:
+    """The line of a key in a configuration's text; None where it has its default."""
+    try:
+        mark = read_yaml(text).keys.get(place)
+    except YamlTextError:
+        return None
+    return None if mark is None else mark.line
 
 
 def hide_password(url: str) -> str:
@@ -132,6 +185,40 @@ def _read_text(path: Path) -> str:
         raise YamlTextError(mark, message) from None
 
 
+def _without_secrets(text: str, tree: YamlTree, config: Config) -> str:
+    """The same lines with passwords and tokens hidden; nothing at all if one cannot be found."""
+    lines = text.splitlines(keepends=True)
+    url = config.storage.url
+    secrets = [(("storage", "url"), url, hide_password(url)), *_secrets(config, ())]
+    for place, secret, instead in secrets:
+        if secret == instead:
+            continue
+        number = tree.values[place].line - 1
+        if secret not in lines[number]:
+            return "# not kept: a secret in it goes over several lines or is written with escapes"
+        lines[number] = lines[number].replace(secret, instead)
+    return "".join(lines)
+
+
+def _secrets(value: object, place: Place) -> Iterator[tuple[Place, str, str]]:
+    """Every secret that is written out: where, itself, and what may be shown."""
+    match value:
+        case SecretStr():
+            secret = value.get_secret_value()
+            yield place, secret, secret if secret.startswith("${") else HIDDEN
+        case Section():
+            for name in type(value).model_fields:
+                yield from _secrets(getattr(value, name), (*place, name))
+        case dict():
+            for name, inner in value.items():
+                yield from _secrets(inner, (*place, name))
+        case tuple():
+            for index, inner in enumerate(value):
+                yield from _secrets(inner, (*place, index))
+        case _:
+            pass
+
+
 def _problem(path: Path, mark: Mark, place: Place, message: str) -> Problem:
     return Problem(str(path), mark.line, mark.column, dotted(place), message)
 
@@ -157,6 +244,9 @@ def _messages(error: ValidationError) -> list[tuple[Place, str]]:
 def _message(detail: ErrorDetails, place: Place) -> str:
     shown = _shown(detail["input"])
     kind = detail["type"]
+    if kind == "too_short" and detail["ctx"]["min_length"] > 1:
+        context = detail["ctx"]
+        return f"has {context['actual_length']} entries, at least {context['min_length']} needed"
     if kind in _WORDS:
         return _WORDS[kind].format(shown=shown)
     if detail["input"] is None:
@@ -196,6 +286,8 @@ def _section_at(place: Place) -> type[Section]:
             annotation = annotation.model_fields[str(step)].annotation
         else:  # dict[Name, X] or tuple[X, ...]
             annotation = next(a for a in get_args(annotation) if isinstance(a, type))
+        if isinstance(annotation, UnionType):  # X | None
+            annotation = get_args(annotation)[0]
         if isinstance(annotation, type) and issubclass(annotation, Section):
             section = annotation
     return section
@@ -216,8 +308,24 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     model, storage = config.model, config.storage
     if model.checkpoint is not None:
         model = model.model_copy(update={"checkpoint": folder / model.checkpoint})
+    if model.references_dir is not None:
+        model = model.model_copy(update={"references_dir": folder / model.references_dir})
     file = storage.url.removeprefix("sqlite:///")
     if file != storage.url and file and not file.startswith(("/", ":memory:", "file:", "${")):
         storage = storage.model_copy(update={"url": f"sqlite:///{folder / file}"})
-    update = {"model": model, "storage": storage, "run_dir": folder / config.run_dir}
+    if storage.spool.dir is not None:
+        spool = storage.spool.model_copy(update={"dir": folder / storage.spool.dir})
+        storage = storage.model_copy(update={"spool": spool})
+    security = config.security
+    if security is not None:
+        secret = security.server_secret
+        paths = {"allowed_keys": folder / security.allowed_keys}
+        file = secret if secret.startswith("${") else str(folder / secret)
+        security = security.model_copy(update={**paths, "server_secret": file})
+    update = {
+        "model": model,
+        "storage": storage,
+        "security": security,
+        "run_dir": folder / config.run_dir,
+    }
     return config.model_copy(update=update)

@@ -3,12 +3,17 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 """RGB uint8 [H, W, 3]; BGR never leaves the function that calls OpenCV."""
+
+Stage = Literal["receive", "decode", "queue", "infer", "post", "store"]
+"""Where a frame spends its time: off the socket and checked, decoded, waiting for the detector, in
+the detector, decided and drawn, stored."""
 
 ScoreMap = NDArray[np.float32]
 """Anomaly map, float32 [H, W] in [0, 1], higher is more anomalous."""
@@ -38,8 +43,16 @@ class LossReason(StrEnum):
     UNKNOWN_CATEGORY = "unknown_category"
     CLOCK = "clock"  # capture time too far from the daemon's clock
     DUPLICATE = "duplicate"  # (camera, epoch, seq) was seen before
+    NOT_ALLOWED = "not_allowed"  # the sender's key is not one of the camera's
+    TOO_FAST = "too_fast"  # over limits.max_frames_per_second of its camera
     QUEUE_FULL = "queue_full"  # dropped by the queue's policy
     INFERENCE_FAILED = "inference_failed"
+    FLAT = "flat"  # an image without contrast: a dead sensor, a covered lens
+    TOO_DARK = "too_dark"
+    TOO_BRIGHT = "too_bright"
+    BLURRED = "blurred"
+    FROZEN = "frozen"  # the camera keeps sending the same image
+    WRONG_SIZE = "wrong_size"
 
 
 class EventKind(StrEnum):
@@ -47,6 +60,27 @@ class EventKind(StrEnum):
 
     STARTED = "started"
     STOPPED = "stopped"
+    CLIENT_REFUSED = "client_refused"  # no key, a wrong one, or another camera's
+    HTTP_UNAVAILABLE = "http_unavailable"  # health and metrics cannot be asked
+    OUTPUT_FAILS = "output_fails"  # a broker or web server takes no verdicts
+    OUTPUT_RECOVERED = "output_recovered"
+    SPOOLING = "spooling"  # the database is away or slow; results wait on disk
+    SPOOL_EMPTY = "spool_empty"  # it has taken them all
+    SPOOL_REJECTED = "spool_rejected"  # a batch that no attempt will store was put aside
+    STORAGE_BLOCKED = "storage_blocked"  # neither database nor spool takes results
+    DISK_LOW = "disk_low"  # pictures are left out
+    DISK_RECOVERED = "disk_recovered"
+    PRUNED = "pruned"  # retention removed something
+    DATABASE_FULL_SOON = "database_full_soon"
+    PARTITION_MISSED = "partition_missed"  # pictures of a day that was not prepared for
+    CONFIG_CHANGED = "config_changed"
+    CONFIG_REFUSED = "config_refused"  # the file is wrong; the old configuration goes on
+    REFERENCES_LEARNT = "references_learnt"  # a category has another reference bank
+    REFERENCES_BAD = "references_bad"  # a bank is damaged, or cannot be made or kept
+    IMAGES_BAD = "images_bad"  # a camera's images are not fit to be inspected
+    IMAGES_GOOD = "images_good"
+    SCORES_DRIFTED = "scores_drifted"  # thresholds no longer mean what they did
+    SCORES_SETTLED = "scores_settled"
 
 
 class Severity(StrEnum):
@@ -71,6 +105,16 @@ class Event:
     detail: str
     camera: str | None = None
     category: str | None = None
+
+
+def with_references(model_version: str, bank_id: str | None) -> str:
+    """The model version of scores that a reference bank enters; None while it is being learnt."""
+    return f"{model_version}+refs-{bank_id or 'none'}"
+
+
+def base_version(model_version: str) -> str:
+    """The version of the weights alone."""
+    return model_version.partition("+")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +149,15 @@ class FrameInfo:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded frame on its way to the detector."""
+    """A decoded frame on its way to the detector.
+
+    Attributes:
+        decoded_at: Monotonic seconds, for measuring how long it waits; None if not known.
+    """
 
     info: FrameInfo
     image: Image
+    decoded_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +214,11 @@ class Calibration:
         n_frames: OK frames the thresholds were computed from.
         is_supported: Whether n_frames suffices for both wanted rates; if not, the tighter
             threshold is the largest OK score seen.
+        confidence: With which the rates hold for this very calibration; None: on average.
+        recipe: `CategoryConfig.recipe` that the scores were made with; None: made before there
+            were recipes, for the whole frame.
+        median_score: Of the OK frames; with it and `review_rank` a drift is noticed.
+        review_rank: So many of the OK scores lie below `review_threshold`.
     """
 
     category: str
@@ -178,6 +232,10 @@ class Calibration:
     is_supported: bool
     source: str
     created_utc: datetime
+    confidence: float | None = None
+    recipe: str | None = None
+    median_score: float | None = None
+    review_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

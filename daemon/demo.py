@@ -133,6 +133,7 @@ def _write_config(out: Path, sockets: Path, cameras: Sequence[DemoCamera]) -> Pa
             for camera in cameras
         },
         "storage": {"url": "sqlite:///zsad.db"},
+        "http": {"listen": "off"},  # a daemon on this machine may hold the port
         "shifts": [
             {"name": "early", "start": "06:00"},
             {"name": "late", "start": "14:00"},

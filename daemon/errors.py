@@ -26,3 +26,7 @@ class ModelError(Exception):
 
 class StorageError(Exception):
     """A database that cannot be used as configured (absent, wrong revision). Exit code 2."""
+
+
+class DatabaseAwayError(StorageError):
+    """A database that may be back soon: the daemon ends with exit code 1, and is started again."""

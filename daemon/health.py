@@ -7,16 +7,39 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import get_args
 
 import numpy as np
 
-from daemon.core import FrameLoss, Inspection, LossReason, Verdict
-from daemon.status import CameraStatus, State, StatusSnapshot, ThreadStatus
+from daemon.core import FrameLoss, Inspection, LossReason, Severity, Stage, Verdict
+from daemon.histogram import Counted, Histogram
+from daemon.status import (
+    CameraStatus,
+    ConfigStatus,
+    SourceStatus,
+    State,
+    StatusSnapshot,
+    ThreadStatus,
+)
 
 LATENCY_WINDOW = 4096
 UNKNOWN = "(unknown)"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SCORES = tuple(tenth / 20 for tenth in range(1, 21))
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Distributions since the start."""
+
+    batch_size: Counted
+    frame_to_verdict_s: Counted
+    stages_s: Mapping[Stage, Counted]
+    pred_scores: Mapping[str, Counted]
 
 
 class Heartbeat:
@@ -79,7 +102,9 @@ class Health:
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._model_version: str | None = None
+        self._config: ConfigStatus | None = None
         self._heartbeats: list[Heartbeat] = []
+        self._sources: dict[str, SourceStatus] = {}
         self._received: Counter[str] = Counter()
         self._inspected: Counter[str] = Counter()
         self._last_frame_utc: dict[str, datetime] = {}
@@ -92,6 +117,15 @@ class Health:
         self._batches = 0
         self._batch_frames = 0
         self._counters: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
+        self._troubles: dict[str, str] = {}
+        self._events: Counter[Severity] = Counter()
+        self._batch_size = Histogram(_BATCHES)
+        self._frame_to_verdict = Histogram(_SECONDS)
+        self._stages: dict[Stage, Histogram] = {
+            name: Histogram(_SECONDS) for name in get_args(Stage)
+        }
+        self._scores = {name: Histogram(_SCORES) for name in self._verdicts}
 
     @property
     def state(self) -> State:
@@ -107,6 +141,20 @@ class Health:
         """Say which model decides from now on."""
         with self._lock:
             self._model_version = version
+
+    def follow(self, cameras: Iterable[str], categories: Iterable[str]) -> None:
+        """Count these too; what was counted of others stays."""
+        with self._lock:
+            for name in cameras:
+                self._lost.setdefault(name, Counter())
+            for name in categories:
+                self._verdicts.setdefault(name, Counter())
+                self._scores.setdefault(name, Histogram(_SCORES))
+
+    def set_config(self, config: ConfigStatus) -> None:
+        """Say which configuration is in force, and how the last reload went."""
+        with self._lock:
+            self._config = config
 
     def watch(self, name: str, max_age_s: float) -> Heartbeat:
         """Watch one more thread; it must beat from now on."""
@@ -130,6 +178,11 @@ class Health:
             if last_frame_utc is not None:
                 self._last_frame_utc[name] = last_frame_utc
 
+    def set_sources(self, sources: Mapping[str, SourceStatus]) -> None:
+        """Say what was heard of each source."""
+        with self._lock:
+            self._sources = dict(sources)
+
     def count_loss(self, loss: FrameLoss) -> None:
         """Count frames that have no inspection row."""
         with self._lock:
@@ -146,12 +199,49 @@ class Health:
             else:
                 self._inspected[self._camera(camera)] += 1
                 self._latencies_s.append(inspection.frame_to_verdict_s)
+                self._frame_to_verdict.observe(inspection.frame_to_verdict_s)
+            if inspection.pred_score is not None:
+                self._scores[self._category(category)].observe(inspection.pred_score)
 
     def count_batch(self, frames: int) -> None:
         """Count one batch given to the detector."""
         with self._lock:
             self._batches += 1
             self._batch_frames += frames
+            self._batch_size.observe(frames)
+
+    def observe_stage(self, stage: Stage, seconds: float) -> None:
+        """Count how long one frame, or one batch, took in a stage."""
+        with self._lock:
+            self._stages[stage].observe(seconds)
+
+    def count_event(self, severity: Severity) -> None:
+        """Count an entry of the line's diary."""
+        with self._lock:
+            self._events[severity] += 1
+
+    def set_trouble(self, name: str, detail: str | None) -> None:
+        """Say why frames cannot be handled now; None says that this is over."""
+        with self._lock:
+            if detail is None:
+                self._troubles.pop(name, None)
+            else:
+                self._troubles[name] = detail
+
+    def set_refused(self, totals: Mapping[str, int]) -> None:
+        """Say who was refused so far, by reason."""
+        with self._lock:
+            self._refused = dict(totals)
+
+    def measured(self) -> Measured:
+        """Every distribution at this instant."""
+        with self._lock:
+            return Measured(
+                batch_size=self._batch_size.counted(),
+                frame_to_verdict_s=self._frame_to_verdict.counted(),
+                stages_s={name: histogram.counted() for name, histogram in self._stages.items()},
+                pred_scores={name: scores.counted() for name, scores in self._scores.items()},
+            )
 
     def set_queue_frames(self, frames: int) -> None:
         """Say how many frames wait for the detector."""
@@ -184,6 +274,8 @@ class Health:
                 uptime_s=now - self._started_at,
                 database=self._database,
                 model_version=self._model_version,
+                config=self._config,
+                sources=dict(self._sources),
                 cameras={name: self._camera_status(name) for name in self._lost},
                 verdicts={name: dict(counts) for name, counts in self._verdicts.items()},
                 latency_frames=len(latencies_s),
@@ -197,6 +289,9 @@ class Health:
                     beat.name: ThreadStatus(age_s=beat.age_s(now), max_age_s=beat.max_age_s)
                     for beat in self._heartbeats
                 },
+                troubles=dict(self._troubles),
+                refused=dict(self._refused),
+                events=dict(self._events),
                 counters=dict(self._counters),
             )
 

@@ -55,11 +55,17 @@ def configure_logging(
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
+    set_level(config)
+    logging.captureWarnings(capture=True)
+
+
+def set_level(config: LogConfig) -> None:
+    """Write lines of another level from now on."""
+    root = logging.getLogger()
     root.setLevel(config.level)
     # Alembic introduces each of its plugins and its context; only its upgrades are news.
     for chatty in ("alembic.runtime.plugins", "alembic.runtime.migration"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
-    logging.captureWarnings(capture=True)
 
 
 class JsonFormatter(logging.Formatter):

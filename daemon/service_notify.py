@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,10 @@ class ServiceNotifier:
     def ready(self, status: str) -> None:
         """Start-up, or a reload, is complete."""
         self._send("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """A reload has begun; `ready` ends it."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""

@@ -1,6 +1,8 @@
 """What the daemon says about itself to other processes: one small JSON file, replaced whole."""
 
+import json
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -8,9 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from daemon.core import LossReason, Verdict
+from daemon.core import LossReason, Severity, Verdict
 
 STATUS_FILE = "status.json"
+IN_FORCE_FILE = "config.json"
 MAX_STATUS_BYTES = 4 << 20
 
 
@@ -20,6 +23,15 @@ class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     STOPPING = "stopping"
+
+
+class SourceState(StrEnum):
+    """What was heard of a source lately."""
+
+    CONNECTING = "connecting"  # nothing yet
+    FRESH = "fresh"
+    STALE = "stale"  # nothing for longer than `stale_after_s`
+    STOPPED = "stopped"
 
 
 class _Part(BaseModel):
@@ -57,6 +69,19 @@ class CameraStatus(_Part):
         return self.received - self.inspected - self.lost_after_receipt
 
 
+class SourceStatus(_Part):
+    """One socket that frames arrive on.
+
+    Attributes:
+        last_message_utc: When anything was last heard, frame or beat; None if nothing was.
+        publishers: Senders in a session with it; None where the transport has no sessions.
+    """
+
+    state: SourceState = SourceState.CONNECTING
+    last_message_utc: datetime | None = None
+    publishers: int | None = None
+
+
 class ThreadStatus(_Part):
     """When a thread last showed progress, against how long it may take."""
 
@@ -69,16 +94,40 @@ class ThreadStatus(_Part):
         return self.age_s <= self.max_age_s
 
 
+class ConfigStatus(_Part):
+    """The configuration in force, and how the last `zsad reload` went.
+
+    Attributes:
+        sha256: Of the file that is in force, but for `needs_restart`.
+        applied_utc: Since when.
+        reloads: How often the daemon was asked to reload, refusals included.
+        problems: Why the last reload was refused; empty if it was not.
+        needs_restart: Changes that the file has and the daemon has not taken over.
+    """
+
+    file: str
+    sha256: str
+    applied_utc: datetime
+    reloads: int = 0
+    problems: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+
+
 class StatusSnapshot(_Part):
     """The daemon at one instant.
 
     Attributes:
         database: URL without its password.
         model_version: None until the model is loaded.
+        config: None until the daemon has read it.
+        sources: Every configured socket, by its endpoint.
         cameras: Every configured camera, and "(unknown)" for frames of no known camera.
         verdicts: By category.
         latency_p50_s, latency_p99_s: Frame to verdict over the last `latency_frames` frames.
         batch_mean: Mean frames a batch; None before the first.
+        troubles: Why frames cannot be handled now, by what is wrong; empty if nothing is.
+        refused: Connections and messages without a right, by reason.
+        events: Entries of the line's diary, by severity.
         counters: Everything else that is counted, by name.
     """
 
@@ -91,6 +140,8 @@ class StatusSnapshot(_Part):
     uptime_s: float
     database: str
     model_version: str | None = None
+    config: ConfigStatus | None = None
+    sources: dict[str, SourceStatus] = {}
     cameras: dict[str, CameraStatus]
     verdicts: dict[str, dict[Verdict, int]]
     latency_frames: int = 0
@@ -101,6 +152,9 @@ class StatusSnapshot(_Part):
     batches: int = 0
     batch_mean: float | None = None
     threads: dict[str, ThreadStatus]
+    troubles: dict[str, str] = {}
+    refused: dict[str, int] = {}
+    events: dict[Severity, int] = {}
     counters: dict[str, int]
 
 
@@ -129,6 +183,28 @@ def read_status(path: Path) -> StatusSnapshot:
     if len(raw) > MAX_STATUS_BYTES:
         raise ValueError(f"{path} is larger than {MAX_STATUS_BYTES} bytes")
     return StatusSnapshot.model_validate_json(raw)
+
+
+def write_in_force(run_dir: Path, config: Mapping[str, object]) -> None:
+    """Tell what the daemon works by, secrets hidden, as `write_status` tells how it is.
+
+    Raises:
+        OSError: as of `write_status`.
+    """
+    path = run_dir / IN_FORCE_FILE
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(config), encoding="utf-8")
+    new.replace(path)
+
+
+def read_in_force(run_dir: Path) -> Mapping[str, object] | None:
+    """What `write_in_force` wrote; None where nothing can be read."""
+    try:
+        with (run_dir / IN_FORCE_FILE).open("rb") as file:
+            found = json.loads(file.read(MAX_STATUS_BYTES))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def is_process_alive(pid: int) -> bool:

@@ -10,6 +10,11 @@ Without a camera, pylon emulates one; everything else is the same program:
 
 In the daemon's configuration, `sources: [{endpoint: tcp://CAMERA_PC:5555}]` and a camera of that
 name receive it. Frames that the camera itself loses use up a number, so the daemon counts a gap.
+
+With `--outbox FOLDER` every frame is kept until the daemon has stored its result, and the program
+connects to a source with `socket: router` and `mode: bind`:
+
+    python examples/basler_publisher.py --endpoint tcp://DAEMON:5557 --camera cam1 --outbox outbox
 """
 
 import argparse
@@ -20,6 +25,7 @@ from pathlib import Path
 from pypylon import genicam, pylon
 
 from daemon.ingest.publisher import FramePublisher
+from daemon.ingest.reliable_publisher import ReliablePublisher
 from daemon.ingest.wire import PixelFormat
 
 RETRIEVE_TIMEOUT_MS = 5_000
@@ -47,13 +53,7 @@ def main() -> int:
     camera.Open()
     try:
         pixel_format = _configure(camera, args)
-        with FramePublisher(
-            args.endpoint,
-            args.camera,
-            category=args.category,
-            socket=args.socket,
-            encoding=args.encoding,
-        ) as publisher:
+        with _publisher(args) as publisher:
             if not publisher.wait_for_subscriber(args.wait_subscriber):
                 sys.stderr.write("nobody receives yet; frames are dropped until somebody does\n")
             _stream(camera, publisher, pixel_format, args.count)
@@ -63,9 +63,27 @@ def main() -> int:
     return 0
 
 
+def _publisher(args: argparse.Namespace) -> FramePublisher | ReliablePublisher:
+    if args.outbox is not None:
+        return ReliablePublisher(
+            args.endpoint,
+            args.camera,
+            category=args.category,
+            encoding=args.encoding,
+            outbox=args.outbox,
+        )
+    return FramePublisher(
+        args.endpoint,
+        args.camera,
+        category=args.category,
+        socket=args.socket,
+        encoding=args.encoding,
+    )
+
+
 def _stream(
     camera: pylon.InstantCamera,
-    publisher: FramePublisher,
+    publisher: FramePublisher | ReliablePublisher,
     pixel_format: PixelFormat,
     count: int | None,
 ) -> None:
@@ -128,6 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pixel-format", choices=sorted(PIXEL_FORMATS))
     parser.add_argument("--encoding", choices=("raw", "jpeg", "png"), default="raw")
     parser.add_argument("--socket", choices=("pub", "push"), default="pub")
+    parser.add_argument("--outbox", type=Path, help="keep frames here until they are stored")
     parser.add_argument("--images", type=Path, help="emulation: file or folder to show")
     parser.add_argument("--wait-subscriber", type=float, default=10.0, metavar="S")
     return parser.parse_args()

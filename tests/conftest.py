@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -57,11 +58,32 @@ def postgres_server(postgres_programs: Path) -> Iterator[str]:
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of a fresh, empty PostgreSQL database."""
     name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(f"{postgres_server} dbname=postgres", autocommit=True) as admin:
+    conninfo = f"{postgres_server} dbname=postgres"
+    with psycopg.connect(conninfo, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         host = admin.info.host
-        yield f"postgresql://zsad@/{name}?host={host}"
+    yield f"postgresql://zsad@/{name}?host={host}"
+    with psycopg.connect(conninfo, autocommit=True) as admin:  # the server may be another by now
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_outage(postgres_server: str) -> Callable[[], AbstractContextManager[None]]:
+    """Stops the server while a `with` block runs."""
+    folder = Path(str(psycopg.conninfo.conninfo_to_dict(postgres_server)["host"]))
+    data = folder / "data"
+    programs = Path((data / "postmaster.opts").read_text().split()[0]).parent
+    pg_ctl = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "server.log"]
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        _run([*pg_ctl, "-m", "fast", "stop"], folder)
+        try:
+            yield
+        finally:
+            _run([*pg_ctl, "start"], folder)
+
+    return outage
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,6 +1,7 @@
 """`zsad calibrate`: thresholds of a category from OK parts, stored frames or images."""
 
 import argparse
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,14 +9,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import track
 
+from daemon.cli.calibrated import print_calibration, print_detection, print_measures
 from daemon.cli.line_database import add_line_arguments, open_line
 from daemon.config.categories import CategoryConfig
 from daemon.config.line import Config
-from daemon.core import Calibration
+from daemon.core import Calibration, Image, with_references
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.inspection.detector_slot import DetectorSlot
+    from daemon.inspection.sanity import Measures
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,26 +36,70 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     add_line_arguments(parser)
     parser.add_argument("--category", required=True)
+    parser.add_argument(
+        "--references",
+        metavar="N|FOLDER",
+        help="make the category's reference bank anew: of N of the images, which are then not "
+        "used for the thresholds, or of the images in another folder",
+    )
+    parser.add_argument(
+        "--ng-examples",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="images of defective parts, or folders of them: print how many would be caught",
+    )
+    parser.add_argument(
+        "--catch",
+        type=_share,
+        metavar="SHARE",
+        help="with --ng-examples: lower the REVIEW threshold until this share of them is caught",
+    )
     parser.set_defaults(run=_run_calibrate)
 
 
 def _run_calibrate(args: argparse.Namespace) -> int:
+    from daemon.inspection.calibration import with_review_that_catches
     from daemon.inspection.detector_slot import DetectorSlot
-    from daemon.storage import repository
+    from daemon.storage import config_history, repository
     from daemon.storage.database import write_transaction
 
+    if args.catch is not None and not args.ng_examples:
+        raise ConfigError("--catch is a share of --ng-examples: name images of defective parts")
     with open_line(args, may_create=True) as (config, engine):
         policy = _policy(config, args.category)
-        slot = DetectorSlot(config.model)
-        if args.images:
-            scores, peaks = _score_images(slot, args.images, policy.class_name)
+        files, references = _split(_image_files(args.images), args.references)
+        _refuse_misfit(args, policy)
+        slot = DetectorSlot(
+            config.model, {args.category: policy}, max_batch=config.batch.max_batch_size
+        )
+        if references:
+            _learn(slot, args.category, policy, references)
+        version = slot.version_of(args.category)
+        if version == with_references(slot.version, None):
+            raise ConfigError(
+                f"category {args.category!r} wants {policy.references} references and has no bank "
+                f"yet: add --references {policy.references} or --references FOLDER"
+            )
+        measured: list[Measures] = []
+        if files:
+            product = (args.category, policy)
+            scores, peaks = _score_images(slot, files, product, "Scoring OK parts", measured)
             source = f"{len(scores)} images"
         else:
             with engine.connect() as connection:
-                stored = repository.learning_scores(connection, args.category, slot.version)
+                since = config_history.recipe_since(
+                    connection, config.line, args.category, policy.recipe
+                )
+                stored = repository.learning_scores(connection, args.category, version, since)
             scores, peaks = list(stored.pred_scores), list(stored.map_peaks)
             source = f"{len(scores)} stored LEARNING frames"
-        made = _calibrate(args.category, policy, slot.version, scores, peaks, source)
+        made = _calibrate(args.category, policy, version, scores, peaks, source)
+        ng_scores = _ng_scores(slot, args, policy)
+        if ng_scores and args.catch is not None:
+            made = with_review_that_catches(made, scores, ng_scores, args.catch)
+        if references:
+            _keep(slot, args.category)
         with write_transaction(engine) as connection:
             repository.ensure_model_version(
                 connection,
@@ -63,8 +110,31 @@ def _run_calibrate(args: argparse.Namespace) -> int:
                 now=made.created_utc,
             )
             repository.add_calibration(connection, made)
-    _print(Console(soft_wrap=True), made)
+    console = Console(soft_wrap=True)
+    print_calibration(console, made)
+    print_measures(console, measured)
+    if ng_scores:
+        print_detection(console, made, ng_scores)
     return 0
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 0.95")
+    return value
+
+
+def _ng_scores(
+    slot: "DetectorSlot", args: argparse.Namespace, policy: CategoryConfig
+) -> list[float]:
+    if not args.ng_examples:
+        return []
+    files = _image_files(args.ng_examples)
+    return _score_images(slot, files, (args.category, policy), "Scoring NG examples", [])[0]
 
 
 def _calibrate(
@@ -80,11 +150,10 @@ def _calibrate(
     try:
         return calibrate(
             category=category,
+            policy=policy,
             model_version=model_version,
             scores=scores,
             map_peaks=peaks,
-            review_rate=policy.review_rate,
-            ng_rate=policy.ng_rate,
             source=source,
             now=datetime.now(UTC),
         )
@@ -99,44 +168,118 @@ def _policy(config: Config, category: str) -> CategoryConfig:
     return config.categories[category]
 
 
-def _score_images(
-    slot: "DetectorSlot", paths: list[Path], class_name: str
-) -> tuple[list[float], list[float]]:
-    """Score and map peak of every image; one that does not open stops the command."""
+def _refuse_misfit(args: argparse.Namespace, policy: CategoryConfig) -> None:
+    if args.references is None:
+        return
+    if not policy.references:
+        raise ConfigError(
+            f"--references: the configuration says references: 0 for {args.category!r}, so the "
+            "daemon would not use them; set it first"
+        )
+    if not args.images:
+        raise ConfigError(
+            "--references needs images of OK parts too: thresholds of a new bank come from other "
+            "frames than its own, and stored ones were scored without it"
+        )
+
+
+def _image_files(paths: list[Path]) -> list[Path]:
+    """Named files and those in folders; in a folder other files are passed over."""
     from zsad.data import IMAGE_SUFFIXES
-    from zsad.image_files import DataError, load_image
 
     files = [
         file
         for path in paths
         for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        # in a folder other files are passed over; one that was named must open
+        # one that was named must open
         if not path.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES
     ]
-    if not files:
+    if paths and not files:
         raise ConfigError(f"no image in {', '.join(str(path) for path in paths)}")
+    return files
+
+
+def _split(files: list[Path], references: str | None) -> tuple[list[Path], list[Path]]:
+    """(images for the thresholds, images for the bank); N are drawn evenly from the first."""
+    if references is None:
+        return files, []
+    if not references.isdecimal():
+        return files, _image_files([Path(references)])
+    count = int(references)
+    if not 2 <= count < len(files):
+        raise ConfigError(
+            f"--references {count}: needs at least 2 references and images beyond them, "
+            f"{len(files)} were given"
+        )
+    taken = {index * len(files) // count for index in range(count)}
+    rest = [file for index, file in enumerate(files) if index not in taken]
+    return rest, [files[index] for index in sorted(taken)]
+
+
+def _learn(slot: "DetectorSlot", category: str, policy: CategoryConfig, files: list[Path]) -> None:
+    from zsad.reference_bank import BankError
+    from zsad.tiling import TilingError
+
+    images = (_load(file) for file in _tracked(files, "Learning references"))
+    try:
+        slot.learn(category, policy, images)
+    except (BankError, TilingError) as error:
+        raise ConfigError(f"no reference bank: {error}") from error
+
+
+def _keep(slot: "DetectorSlot", category: str) -> None:
+    try:
+        slot.keep(category)
+    except OSError as error:
+        raise ConfigError(
+            f"model.references_dir: the bank cannot be written: {error.strerror} "
+            f"({error.filename}); nothing was changed"
+        ) from error
+
+
+def _score_images(
+    slot: "DetectorSlot",
+    files: list[Path],
+    product: tuple[str, CategoryConfig],
+    description: str,
+    measured: "list[Measures]",
+) -> tuple[list[float], list[float]]:
+    """Score and map peak of every image, as the daemon would see it.
+
+    One that does not open, or that the daemon would not inspect, stops the command.
+
+    Args:
+        measured: What each image measures is added here.
+    """
+    from daemon.inspection.roi import RoiMasks
+    from daemon.inspection.sanity import measure, unfit
+    from zsad.tiling import TilingError
+
+    masks = RoiMasks()
     scores, peaks = [], []
-    for file in track(files, description="Scoring OK parts", console=Console(stderr=True)):
+    for file in _tracked(files, description):
+        image = _load(file)
+        if problem := unfit(image, product[1].sanity):
+            raise ConfigError(f"{file}: the daemon would not inspect it: {problem.detail}")
+        measured.append(measure(image, with_sharpness=True))
         try:
-            image = load_image(file)
-        except DataError as error:
-            raise ConfigError(str(error)) from error
-        ((score, anomaly_map),) = slot.infer([image], [class_name])
+            ((score, anomaly_map),) = slot.infer([image], [product])
+            score, anomaly_map, _ = masks.apply(product[1].roi, score, anomaly_map)
+        except (TilingError, ValueError) as error:
+            raise ConfigError(f"{file}: {error}") from error
         scores.append(score)
         peaks.append(float(anomaly_map.max()))
     return scores, peaks
 
 
-def _print(console: Console, made: Calibration) -> None:
-    from daemon.inspection.calibration import frames_needed
+def _tracked(files: list[Path], description: str) -> Iterable[Path]:
+    return track(files, description=description, console=Console(stderr=True))
 
-    console.print(
-        f"{made.category}: REVIEW from {made.review_threshold:.4f}, NG from "
-        f"{made.ng_threshold:.4f} ({made.n_frames} OK frames, model {made.model_version})"
-    )
-    if not made.is_supported:
-        console.print(
-            f"Only {made.n_frames} OK frames: ng_rate {made.ng_rate} needs "
-            f"{frames_needed(made.ng_rate)}. Until then NG starts just above the highest OK "
-            f"score; expect up to {1 / (made.n_frames + 1):.1%} false rejects."
-        )
+
+def _load(file: Path) -> Image:
+    from zsad.image_files import DataError, load_image
+
+    try:
+        return load_image(file)
+    except DataError as error:
+        raise ConfigError(str(error)) from error

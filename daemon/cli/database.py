@@ -1,9 +1,14 @@
-"""`zsad db`: schema revision and backup of the configured database."""
+"""`zsad db`: schema, backup, retention and readers of the configured database."""
 
 import argparse
+import json
 import os
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `db upgrade`, `db current` and `db backup`."""
+    """Adds `db upgrade`, `current`, `backup`, `prune` and `grant-reader`."""
     parser = subparsers.add_parser("db", help="upgrade, inspect or back up the database")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -27,7 +32,17 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     backup = commands.add_parser("backup", help="copy the database while the daemon runs")
     backup.add_argument("--out", type=Path, required=True, help="file to write; must not exist")
     backup.set_defaults(run=_run_backup)
-    for command in (upgrade, current, backup):
+    prune = commands.add_parser("prune", help="remove what is older than `retention` says, now")
+    prune.add_argument("--dry-run", action="store_true", help="only count what would go")
+    prune.add_argument("--json", action="store_true", help="machine-readable output")
+    prune.set_defaults(run=_run_prune)
+    reader = commands.add_parser(
+        "grant-reader", help="let a PostgreSQL role read everything and change nothing"
+    )
+    reader.add_argument("role", help="an existing role, made with CREATE ROLE")
+    reader.add_argument("--apply", action="store_true", help="run the statements, not only show")
+    reader.set_defaults(run=_run_grant_reader)
+    for command in (upgrade, current, backup, prune, reader):
         command.add_argument("--config", type=Path, required=True)
 
 
@@ -64,6 +79,57 @@ def _run_backup(args: argparse.Namespace) -> int:
     Console(soft_wrap=True).print(
         f"{args.out} ({args.out.stat().st_size:,} bytes)", markup=False, highlight=False
     )
+    return 0
+
+
+def _run_prune(args: argparse.Namespace) -> int:
+    from daemon.storage import housekeeping, retention, revision
+    from daemon.storage.forecast import forecast
+
+    config, now = load_config(args.config).retention, datetime.now(UTC)
+    removed: Counter[tuple[str, str]] = Counter()
+    freed = 0
+    with _opened(args.config) as engine:
+        revision.require_current(engine)
+        if args.dry_run:
+            with engine.connect() as connection:
+                chunks: Iterable[retention.Removed] = retention.preview(
+                    connection, retention.rules_of(config, now)
+                )
+        else:
+            chunks = housekeeping.remove(engine, config, now)
+        for chunk in chunks:
+            removed[chunk.what, chunk.verdict] += chunk.count
+            freed += chunk.picture_bytes
+        if not args.dry_run:
+            for _ in housekeeping.give_back(engine):
+                pass
+        with engine.connect() as connection:
+            found = forecast(connection, config, now)
+    if args.json:
+        items = [{"what": w, "verdict": v, "count": n} for (w, v), n in sorted(removed.items())]
+        answer = {"dry_run": args.dry_run, "removed": items, "picture_bytes": freed}
+        sys.stdout.write(json.dumps(answer | {"forecast": asdict(found)}, indent=2) + "\n")
+        return 0
+    out = Console(soft_wrap=True)
+    verb = "would remove" if args.dry_run else "removed"
+    for (what, verdict), count in sorted(removed.items()):
+        out.print(f"{verb} {count:,} {what} of {verdict} frames", markup=False, highlight=False)
+    out.print(f"{verb} {freed:,} bytes of pictures", markup=False, highlight=False)
+    out.print(housekeeping.describe(found), markup=False, highlight=False)
+    return 0
+
+
+def _run_grant_reader(args: argparse.Namespace) -> int:
+    from daemon.storage import readers
+
+    with _opened(args.config) as engine:
+        statements = readers.grant_statements(engine, args.role)
+        if args.apply:
+            readers.apply(engine, statements)
+    out = Console(soft_wrap=True)
+    for statement in statements:
+        out.print(f"{statement};", markup=False, highlight=False)
     return 0
 
 

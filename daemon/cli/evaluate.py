@@ -15,7 +15,12 @@ from rich.table import Table
 from daemon.cli import predict
 from daemon.cli.arguments import positive_int
 from daemon.cli.datasets import add_dataset_argument
-from daemon.cli.model_arguments import add_model_arguments, named_model
+from daemon.cli.model_arguments import (
+    add_model_arguments,
+    add_tiling_arguments,
+    named_model,
+    named_tiling,
+)
 from daemon.cli.output import make_parent, progress_bar, warn, write_file
 from daemon.errors import ConfigError
 
@@ -47,6 +52,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         help="with --dataset: measure what is there when images are missing or too many",
     )
     add_model_arguments(parser)
+    add_tiling_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the metrics as JSON")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table as Markdown")
     parser.add_argument(
@@ -141,15 +147,11 @@ def measure(
                 progress=advance,
                 test_set_statistics=uses_whole_sets,
                 banks=banks,
+                tiling=named_tiling(args),
             )
     except DataError as error:
         raise ConfigError(str(error)) from error
-    name = args.dataset or args.data.resolve().name
-    title = f"{name}, {predictor.version}, {predictor.detector.input_size} px"
-    if args.references:
-        title += f", {args.references} references"
-    if args.limit_per_category is not None:
-        title += f" - {_subsampling(args)}"
+    title = _title(predictor, args)
     sheet_title = title  # it shows what the detector says of each image by itself
     if uses_whole_sets:
         title += " - SCORES DEPEND ON THE OTHER IMAGES: scaled over each category's test set"
@@ -159,11 +161,24 @@ def measure(
     if args.markdown is not None:
         write_file(args.markdown, f"{title}\n\n{report.to_markdown()}".encode())
     if args.sheet is not None:
-        write_file(args.sheet, _sheet(predictor, samples, banks, args.batch, sheet_title))
+        write_file(args.sheet, _sheet(predictor, samples, banks, args, sheet_title))
     for path in (args.json, args.markdown, args.sheet):
         if path is not None:
             console.print(f"written: {path}", markup=False, soft_wrap=True)
     return 0
+
+
+def _title(predictor: "Predictor", args: argparse.Namespace) -> str:
+    """What was measured, and how."""
+    name = args.dataset or args.data.resolve().name
+    title = f"{name}, {predictor.version}, {predictor.detector.input_size} px"
+    if args.references:
+        title += f", {args.references} references"
+    if args.min_defect_px is not None:
+        title += f", tiles for defects of {args.min_defect_px} px"
+    if args.limit_per_category is not None:
+        title += f" - {_subsampling(args)}"
+    return title
 
 
 def _with_references(
@@ -188,18 +203,30 @@ def _with_references(
     training = read_dataset(args.data, "mvtec", "train", warn=warn) if has_training else []
     references, tested = hold_out_references(samples, training, args.references, seed=0)
     with progress_bar("Learning references") as advance:
-        return tested, learn_banks(predictor, references, batch_size=args.batch, progress=advance)
+        banks = learn_banks(
+            predictor,
+            references,
+            batch_size=args.batch,
+            progress=advance,
+            tiling=named_tiling(args),
+        )
+    return tested, banks
 
 
 def _uses_whole_sets(predictor: "Predictor", args: argparse.Namespace) -> bool:
     """What the arguments say, else the method's preset."""
-    if args.test_set_statistics is None:
-        return predictor.detector.ranks_whole_sets
+    uses_them = args.test_set_statistics
+    if uses_them is None:
+        uses_them = predictor.detector.ranks_whole_sets
+    if uses_them and args.min_defect_px is not None:
+        raise ConfigError(
+            "--min-defect-px is for scores that a line can have: add --no-test-set-statistics"
+        )
     if args.test_set_statistics and not predictor.detector.has_whole_set_scores:
         raise ConfigError(
             f"--test-set-statistics: {predictor.version} has no scores that use them; leave it out"
         )
-    return bool(args.test_set_statistics)
+    return bool(uses_them)
 
 
 def _subsampling(args: argparse.Namespace) -> str:
@@ -233,24 +260,28 @@ def _sheet(
     predictor: "Predictor",
     samples: "Sequence[Sample]",
     banks: "Mapping[str, ReferenceBank]",
-    batch: int,
+    args: argparse.Namespace,
     title: str,
 ) -> bytes:
     """A PNG of a few samples of each category with their maps."""
     from zsad.heatmap import SheetEntry, contact_sheet, encode_png
     from zsad.image_files import load_image, load_mask
+    from zsad.tiled_prediction import predict_tiled
 
     entries = []
     shown = _shown_samples(samples)
-    for start in range(0, len(shown), batch):
-        chunk = shown[start : start + batch]
+    for start in range(0, len(shown), args.batch):
+        chunk = shown[start : start + args.batch]
         images = [load_image(sample.image_path) for sample in chunk]
-        scores, maps = predictor.predict(
+        found = predict_tiled(
+            predictor,
             images,
             [sample.class_name for sample in chunk],
+            [named_tiling(args)] * len(chunk),
             [banks.get(sample.category) for sample in chunk],
+            max_batch=args.batch,
         )
-        for sample, image, score, anomaly_map in zip(chunk, images, scores, maps, strict=True):
+        for sample, image, (score, anomaly_map) in zip(chunk, images, found, strict=True):
             no_defect = None if sample.is_anomalous else np.zeros(image.shape[:2], np.bool_)
             entries.append(
                 SheetEntry(

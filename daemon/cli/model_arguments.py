@@ -8,6 +8,7 @@ from daemon.cli.arguments import positive_int
 
 if TYPE_CHECKING:
     from zsad.predictor import Predictor
+    from zsad.tiling import Tiling
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,31 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=positive_int, default=8, metavar="N", help="images at once (8)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def add_tiling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--min-defect-px` and `--max-tiles`."""
+    parser.add_argument(
+        "--min-defect-px",
+        type=positive_int,
+        metavar="N",
+        help="cut larger images into tiles such that a defect of N pixels is seen (default: look "
+        "at the whole image at the detector's input side)",
+    )
+    parser.add_argument(
+        "--max-tiles",
+        type=positive_int,
+        default=64,
+        metavar="N",
+        help="refuse an image that needs more (64)",
+    )
+
+
+def named_tiling(args: argparse.Namespace) -> "Tiling | None":
+    """The tiling that the arguments name."""
+    from zsad.tiling import Tiling
+
+    return None if args.min_defect_px is None else Tiling(args.min_defect_px, args.max_tiles)
 
 
 def named_model(args: argparse.Namespace) -> "Predictor":

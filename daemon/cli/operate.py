@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.markup import escape
 
 from daemon.cli.status_tables import status_tables
+from daemon.config.categories import CategoryConfig
 from daemon.config.line import Config, ShiftConfig
-from daemon.config_file import ConfigFileError, hide_password, load_config
+from daemon.config_file import ConfigFileError, hide_password, load_config, shown
 from daemon.errors import ConfigError
 from daemon.status import (
     STATUS_FILE,
@@ -62,9 +63,7 @@ def _run_check_config(args: argparse.Namespace) -> int:
         _print_json({"ok": False, "errors": problems})
         return 2
     if args.json:
-        shown = config.model_dump(mode="json")
-        shown["storage"]["url"] = hide_password(config.storage.url)
-        _print_json({"ok": True, "file": str(args.file), "config": shown})
+        _print_json({"ok": True, "file": str(args.file), "config": shown(config)})
     else:
         Console(soft_wrap=True).print(_summary(args.file, config), highlight=False)
     return 0
@@ -108,22 +107,51 @@ def _summary_lines(path: Path, config: Config) -> dict[str, list[str]]:
             for name, camera in config.cameras.items()
         ],
         "categories": [
-            f"{name}: {category.class_name}; at most {category.review_rate:.1%} of OK parts to "
-            f"review, {category.ng_rate:.1%} NG; "
-            + (
-                f"learns from the first {category.learn_frames} frames"
-                if category.learn_frames
-                else "LEARNING until `zsad calibrate`"
-            )
-            for name, category in config.categories.items()
+            _category_line(name, category) for name, category in config.categories.items()
         ],
-        "model": [f"{checkpoint} on {model.device}"],
+        "model": [
+            "none (commissioning): every verdict is LEARNING"
+            if model.commissioning
+            else f"{checkpoint} on {model.device}"
+        ],
         "batches": [f"up to {batch.max_batch_size} frames or {batch.max_queue_delay_ms:g} ms"],
         "queue": [f"up to {queue.max_frames} frames, then {queue.drop_policy}"],
         "database": [hide_password(config.storage.url)],
         "shifts": _shift_hours(config.shifts),
         "run_dir": [str(config.run_dir)],
     }
+
+
+def _share(rate: float) -> str:
+    return f"{rate:.1%}" if rate >= 0.001 else f"{rate * 1e6:g} ppm"
+
+
+def _category_line(name: str, category: CategoryConfig) -> str:
+    parts = [
+        category.class_name,
+        f"at most {_share(category.review_rate)} of OK parts to review, "
+        f"{_share(category.ng_rate)} NG",
+    ]
+    if category.confidence is not None:
+        parts.append(f"with {100 * category.confidence:g} % confidence")
+    if not category.roi.is_whole_frame:
+        parts.append("only in the region of interest")
+    if category.min_defect_px is None or category.tiling == "never":
+        parts.append("frames looked at as a whole")
+    else:
+        parts.append(
+            f"frames cut into at most {category.max_tiles} tiles to show defects of "
+            f"{category.min_defect_px} px"
+        )
+    if category.references:
+        parts.append(f"{category.references} reference frames")
+    if category.learn_frames is None:
+        parts.append("LEARNING until `zsad calibrate`")
+    elif category.references:
+        parts.append(f"learns from the {category.learn_frames} frames after its references")
+    else:
+        parts.append(f"learns from the first {category.learn_frames} frames")
+    return f"{name}: {'; '.join(parts)}"
 
 
 def _shift_hours(shifts: tuple[ShiftConfig, ...]) -> list[str]:

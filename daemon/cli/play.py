@@ -12,10 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from daemon.errors import ConfigError
+from daemon.ingest.endpoints import Mode
 from daemon.ingest.playback import Picture, Unreadable, find_media, pictures_of
 from daemon.ingest.publisher import FramePublisher
+from daemon.ingest.reliable_publisher import ReliablePublisher
 
 EXIT_FAILED = 1
+STORED_WITHIN_S = 10.0
+
+Publisher = FramePublisher | ReliablePublisher
 
 
 def play(args: argparse.Namespace) -> int:
@@ -32,21 +37,30 @@ def play(args: argparse.Namespace) -> int:
             )
             return EXIT_FAILED
         is_interrupted = _send_all(args, files, publisher, console, unreadable)
+        waiting = _unstored(publisher)
     for file in unreadable[:10]:
         _say(console, f"not sent: {file.path}: {file.reason}")
     _say(
         Console(),
         f"camera {args.camera}: sent {publisher.sent} frames, epoch {publisher.epoch}"
         + (f", {len(unreadable)} files unreadable" if unreadable else "")
+        + (f", {waiting} not acknowledged" if waiting else "")
         + (", interrupted" if is_interrupted else ""),
     )
-    return EXIT_FAILED if unreadable or not publisher.sent else 0
+    return EXIT_FAILED if unreadable or waiting or not publisher.sent else 0
+
+
+def _unstored(publisher: Publisher) -> int:
+    """Frames that a reliable publisher could not see stored in time; 0 for the others."""
+    if isinstance(publisher, FramePublisher) or publisher.wait_until_stored(STORED_WITHIN_S):
+        return 0
+    return publisher.unacknowledged
 
 
 def _send_all(
     args: argparse.Namespace,
     files: Sequence[Path],
-    publisher: FramePublisher,
+    publisher: Publisher,
     console: Console,
     unreadable: list[Unreadable],
 ) -> bool:
@@ -72,7 +86,7 @@ def _send_all(
     return False
 
 
-def _send(publisher: FramePublisher, picture: Picture, encoding: str) -> None:
+def _send(publisher: Publisher, picture: Picture, encoding: str) -> None:
     if picture.file_bytes is not None and picture.file_encoding == encoding:
         publisher.send_encoded(picture.file_bytes, picture.file_encoding)
     else:
@@ -106,23 +120,40 @@ def _find(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _open(args: argparse.Namespace) -> FramePublisher:
+def _open(args: argparse.Namespace) -> Publisher:
+    if args.outbox is not None and args.socket != "dealer":
+        raise ConfigError("--outbox needs --socket dealer: the other sockets keep no frame")
+    mode: Mode = args.mode or ("connect" if args.socket == "dealer" else "bind")
     try:
+        if args.socket == "dealer":
+            return ReliablePublisher(
+                args.endpoint,
+                args.camera,
+                category=args.category,
+                line=args.line,
+                mode=mode,
+                encoding=args.encoding,
+                outbox=args.outbox,
+                secret_key=args.key,
+                server_key=args.server_key,
+            )
         return FramePublisher(
             args.endpoint,
             args.camera,
             category=args.category,
             line=args.line,
             socket=args.socket,
-            mode=args.mode,
+            mode=mode,
             encoding=args.encoding,
+            secret_key=args.key,
+            server_key=args.server_key,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except zmq.ZMQError as error:
-        raise ConfigError(
-            f"--endpoint {args.endpoint}: cannot {args.mode}: {error.strerror}"
-        ) from error
+        raise ConfigError(f"--endpoint {args.endpoint}: cannot {mode}: {error.strerror}") from error
+    except OSError as error:
+        raise ConfigError(f"--outbox {args.outbox}: {error.strerror}") from error
 
 
 def _say(console: Console, text: str) -> None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from daemon.cli.model_arguments import add_model_arguments, named_model
+from daemon.cli.model_arguments import (
+    add_model_arguments,
+    add_tiling_arguments,
+    named_model,
+    named_tiling,
+)
 from daemon.cli.output import make_parent, progress_bar, warn, write_file
 
 if TYPE_CHECKING:
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zsad.predictor import Predictor
+    from zsad.tiling import Tiling
 
 EXIT_FAILED = 1
 Row = dict[str, str | float]
@@ -32,6 +38,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         "--category", required=True, metavar="NAME", help="the product, as a noun: metal_nut"
     )
     add_model_arguments(parser)
+    add_tiling_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the scores as JSON")
     parser.add_argument(
         "--heatmaps",
@@ -83,19 +90,26 @@ def _score(
     predictor: "Predictor", args: argparse.Namespace, noun: str
 ) -> tuple[list[Row], list[dict[str, str]]]:
     """Batch after batch; heat maps are written as they come. Returns (rows, errors)."""
+    from zsad.tiled_prediction import predict_tiled
+
+    tiling = named_tiling(args)
     rows: list[Row] = []
     errors: list[dict[str, str]] = []
     taken: set[str] = set()
     with progress_bar("Scoring") as advance:
         for start in range(0, len(args.images), args.batch):
             chunk = args.images[start : start + args.batch]
-            images, unreadable = _load(chunk)
+            images, unreadable = _load(chunk, tiling, predictor.detector.input_size)
             errors += unreadable
             if images:
-                scores, maps = predictor.predict(
-                    [image for _, image in images], [noun] * len(images)
+                found = predict_tiled(
+                    predictor,
+                    [image for _, image in images],
+                    [noun] * len(images),
+                    [tiling] * len(images),
+                    max_batch=args.batch,
                 )
-                for (path, image), score, anomaly_map in zip(images, scores, maps, strict=True):
+                for (path, image), (score, anomaly_map) in zip(images, found, strict=True):
                     row: Row = {"image": str(path), "pred_score": score}
                     row["map_peak"] = float(anomaly_map.max())
                     if args.heatmaps is not None:
@@ -108,17 +122,23 @@ def _score(
 
 
 def _load(
-    paths: list[Path],
+    paths: list[Path], tiling: "Tiling | None", input_size: int
 ) -> "tuple[list[tuple[Path, NDArray[np.uint8]]], list[dict[str, str]]]":
-    """(readable images, what is wrong with the others)."""
+    """(images that can be scored, what is wrong with the others)."""
     from zsad.image_files import DataError, load_image
+    from zsad.tiled_prediction import plan
+    from zsad.tiling import TilingError
 
     images, errors = [], []
     for path in paths:
         try:
-            images.append((path, load_image(path)))
+            image = load_image(path)
+            plan(tiling, image, input_size)
+            images.append((path, image))
         except DataError as error:
             errors.append({"image": str(path), "error": str(error)})
+        except TilingError as error:
+            errors.append({"image": str(path), "error": f"{path}: {error}"})
     return images, errors
 
 

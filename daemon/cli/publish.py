@@ -22,8 +22,25 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--count", type=_count, help="stop after so many frames")
     parser.add_argument("--loop", action="store_true", help="begin again after the last file")
     parser.add_argument("--line", default="line", help="first half of the topic")
-    parser.add_argument("--socket", choices=("pub", "push"), default="pub")
-    parser.add_argument("--mode", choices=("bind", "connect"), default="bind")
+    parser.add_argument(
+        "--socket",
+        choices=("pub", "push", "dealer"),
+        default="pub",
+        help="pub may drop, push waits, dealer keeps each frame until it is stored",
+    )
+    parser.add_argument(
+        "--mode", choices=("bind", "connect"), help="default bind; connect with --socket dealer"
+    )
+    parser.add_argument(
+        "--outbox",
+        type=Path,
+        metavar="DIR",
+        help="with --socket dealer: keep unstored frames here, also after a kill",
+    )
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="own NAME.key_secret, where the daemon wants keys"
+    )
+    parser.add_argument("--server-key", metavar="KEY", help="the daemon's public key, or its file")
     parser.add_argument(
         "--encoding",
         choices=("raw", "jpeg", "png"),

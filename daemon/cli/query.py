@@ -153,7 +153,7 @@ def _print_inspections(found: "list[InspectionFound]", config: Config) -> None:
 def _print_losses(found: "list[LossFound]", config: Config) -> None:
     from daemon.report.words import NO_VALUE, clean
 
-    table = _table(f"lost ({config.timezone})", "camera", "reason", "frames")
+    table = _table(f"lost ({config.timezone})", "camera", "reason", "frames", "numbers")
     table.add_column("detail", overflow="fold")
     for row in found:
         cells = (
@@ -161,10 +161,20 @@ def _print_losses(found: "list[LossFound]", config: Config) -> None:
             row.camera or NO_VALUE,
             row.reason,
             str(row.frames),
+            _numbers(row),
             row.detail,
         )
         table.add_row(*(Text(clean(cell)) for cell in cells))
     _print_table(table, "no loss matches")
+
+
+def _numbers(found: "LossFound") -> str:
+    """The running numbers that are missing; empty where the message told none."""
+    if found.first_seq is None or found.last_seq is None:
+        return ""
+    if found.first_seq == found.last_seq:
+        return str(found.first_seq)
+    return f"{found.first_seq}-{found.last_seq}"
 
 
 def _print_events(found: "list[EventFound]", config: Config) -> None:

@@ -12,13 +12,13 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _run_run(args: argparse.Namespace) -> int:
-    from daemon.config_file import load_config
+    from daemon.config_file import read_config
     from daemon.log import configure_logging
     from daemon.ownership import refuse_foreign_daemon_package
 
     refuse_foreign_daemon_package()
-    config = load_config(args.config)
-    configure_logging(config.log)
+    file = read_config(args.config)
+    configure_logging(file.config.log)
     from daemon.app import run_daemon  # after the configuration is known to be good: torch is slow
 
-    return run_daemon(config, args.config)
+    return run_daemon(file)

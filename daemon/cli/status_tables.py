@@ -6,12 +6,12 @@ from rich.table import Table
 
 from daemon.core import Verdict
 from daemon.health import UNKNOWN
-from daemon.status import State, StatusSnapshot
+from daemon.status import ConfigStatus, SourceState, State, StatusSnapshot
 
 
 def status_tables(status: StatusSnapshot) -> Group:
-    """State and speed, frames by camera, verdicts by category."""
-    return Group(_facts(status), _cameras(status), _categories(status))
+    """State and speed, sources, frames by camera, verdicts by category."""
+    return Group(_facts(status), _sources(status), _cameras(status), _categories(status))
 
 
 def _facts(status: StatusSnapshot) -> Table:
@@ -25,6 +25,8 @@ def _facts(status: StatusSnapshot) -> Table:
     table.add_row("uptime", _duration(status.uptime_s))
     table.add_row("model", escape(status.model_version or "loading"))
     table.add_row("database", escape(status.database))
+    if status.config is not None:
+        table.add_row("configuration", _configuration(status.config))
     table.add_row("queue", f"{status.queue_frames} of {status.queue_limit} frames")
     if status.batch_mean is not None:
         table.add_row("batches", f"{status.batches}, {status.batch_mean:.1f} frames each")
@@ -36,8 +38,39 @@ def _facts(status: StatusSnapshot) -> Table:
         )
     if late:
         table.add_row("stuck threads", f"[red]{escape(', '.join(late))}[/]")
+    for trouble in status.troubles.values():
+        table.add_row("trouble", f"[red]{escape(trouble)}[/]")
+    if status.refused:
+        table.add_row("refused clients", f"[yellow]{sum(status.refused.values())}[/]")
+    if status.events:
+        words = ", ".join(f"{count} {severity}" for severity, count in status.events.items())
+        table.add_row("events", escape(words))
     for name, count in sorted(status.counters.items()):
         table.add_row(escape(name), str(count))
+    return table
+
+
+def _configuration(config: ConfigStatus) -> str:
+    text = f"{config.sha256[:12]}, in force since {config.applied_utc:%Y-%m-%d %H:%M:%S} UTC"
+    if config.problems:
+        text += f"\n[red]last reload refused: {escape(config.problems[0])}[/]"
+    for change in config.needs_restart:
+        text += f"\n[yellow]waits for a restart: {escape(change)}[/]"
+    return text
+
+
+def _sources(status: StatusSnapshot) -> Table:
+    table = Table(title="sources", title_justify="left")
+    for column in ("endpoint", "state", "last message (UTC)", "publishers"):
+        table.add_column(column)
+    for endpoint, source in status.sources.items():
+        colour = "green" if source.state is SourceState.FRESH else "yellow"
+        table.add_row(
+            escape(endpoint),
+            f"[{colour}]{source.state}[/]",
+            "" if source.last_message_utc is None else f"{source.last_message_utc:%m-%d %H:%M:%S}",
+            "" if source.publishers is None else str(source.publishers),
+        )
     return table
 
 

@@ -115,16 +115,13 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument(
         "--synthetic",
         action="store_true",
-        help="add synthetic defects to normal images, and procedural surfaces",
+        help="add synthetic defects to normal images, and procedural surfaces and parts",
     )
     for stage in _STAGES:
         published = f"of stage {stage} (default: as published)"
         parser.add_argument(f"--epochs-stage{stage}", type=_count, help=published)
         parser.add_argument(f"--batch-stage{stage}", type=positive_int, help=published)
         parser.add_argument(f"--lr-stage{stage}", type=positive_float, help=published)
-    parser.add_argument(
-        "--steps", type=positive_int, default=1500, help="steps of compact_backbone (1500)"
-    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
     _add_resources(parser)
     parser.add_argument("--threads", type=positive_int, help="CPU threads; default is torch's")
@@ -213,7 +210,7 @@ def _silently(_: str) -> Iterator[Advance]:
 
 
 def _train(args: argparse.Namespace, device: "torch.device", processes: "Processes") -> Path:
-    from zsad.compact_pretrain import PretrainRecipe
+    from zsad.compact_fit import FitRecipe
     from zsad.config.backbone import BackboneConfig
     from zsad.config.published import with_published_positions
     from zsad.train_method import StageSchedule
@@ -222,7 +219,7 @@ def _train(args: argparse.Namespace, device: "torch.device", processes: "Process
     run = _training_run(args, device, processes)
     watch: Watch = progress_bar if processes.is_first else _silently
     if args.method == "compact_backbone":
-        return train_compact_backbone(run, PretrainRecipe(n_steps=args.steps), watch=watch)
+        return train_compact_backbone(run, FitRecipe(), watch=watch)
     given = vars(args)
     schedules = [
         StageSchedule(

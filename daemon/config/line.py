@@ -9,7 +9,11 @@ from pydantic import Field, field_validator, model_validator
 
 from daemon.config.categories import CategoryConfig
 from daemon.config.detector import BatchConfig, ModelConfig
+from daemon.config.http import HttpConfig
+from daemon.config.outputs import OutputsConfig, VerdictSocketConfig
+from daemon.config.retention import RetentionConfig
 from daemon.config.section import CrossCheckError, LocalTime, Name, Place, Section
+from daemon.config.security import PLAIN_PROBLEM, SecurityConfig, is_local
 from daemon.config.sources import CameraConfig, LimitsConfig, QueueConfig, SourceConfig
 from daemon.config.storage import StorageConfig
 
@@ -43,6 +47,10 @@ class Config(Section):
     batch: BatchConfig = BatchConfig()
     queue: QueueConfig = QueueConfig()
     limits: LimitsConfig = LimitsConfig()
+    outputs: OutputsConfig = OutputsConfig()
+    retention: RetentionConfig = RetentionConfig()
+    security: SecurityConfig | None = None
+    http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("timezone")
@@ -57,9 +65,40 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        if problems := [*self._unknown_names(), *self._repeated_values()]:
+        if problems := self._problems():
             raise CrossCheckError(problems)
         return self
+
+    def _problems(self) -> list[tuple[Place, str]]:
+        return [
+            *self._unknown_names(),
+            *self._repeated_values(),
+            *self._open_to_strangers(),
+            *self._banks_without_a_place(),
+        ]
+
+    def _banks_without_a_place(self) -> list[tuple[Place, str]]:
+        text = "needs model.references_dir: a folder for the reference banks that outlasts a reboot"
+        return [
+            (("categories", name, "references"), text)
+            for name, category in self.categories.items()
+            if category.references and self.model.references_dir is None
+        ]
+
+    def _open_to_strangers(self) -> list[tuple[Place, str]]:
+        """Sockets that other machines reach and that ask for no key."""
+        if self.security is not None:
+            return []
+        sockets: list[tuple[Place, SourceConfig | VerdictSocketConfig]] = [
+            (("sources", index), source) for index, source in enumerate(self.sources)
+        ]
+        if self.outputs.verdicts is not None:
+            sockets.append((("outputs", "verdicts"), self.outputs.verdicts))
+        return [
+            ((*place, "endpoint"), f"{socket.endpoint!r} {PLAIN_PROBLEM}")
+            for place, socket in sockets
+            if not (is_local(socket.endpoint) or socket.allow_plain)
+        ]
 
     def _unknown_names(self) -> list[tuple[Place, str]]:
         problems: list[tuple[Place, str]] = []

@@ -12,6 +12,8 @@ from daemon.ingest.pixels import shape_problem, to_rgb
 from daemon.ingest.wire import PixelFormat
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK_FRAME = 12  # length, type and checksum around the data of a chunk
+_MAX_PNG_CHUNKS = 100_000  # writers make one of every 8 KiB or more
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _JPEG_START_OF_SCAN = 0xDA
@@ -87,7 +89,23 @@ def _png_size(data: bytes) -> tuple[int, int]:
         raise _bad(f"{len(data)} bytes are not a PNG")
     if data[24] > 8:
         raise _bad(f"PNG has {data[24]} bits a channel; send 8")
+    _check_png_chunks(data)
     return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Refuse a chunk that is longer than the file: OpenCV allocates first what a chunk claims."""
+    at = len(_PNG_SIGNATURE)
+    for _ in range(_MAX_PNG_CHUNKS):
+        if at + _PNG_CHUNK_FRAME > len(data):
+            raise _bad(f"PNG of {len(data)} bytes is truncated: no end chunk")
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at += _PNG_CHUNK_FRAME + length
+        if at > len(data):
+            raise _bad(f"PNG of {len(data)} bytes has a chunk that says {length} bytes")
+    raise _bad(f"PNG has more than {_MAX_PNG_CHUNKS} chunks")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:

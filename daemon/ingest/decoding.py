@@ -3,17 +3,16 @@
 OpenCV releases the interpreter lock while it decodes, so threads are enough.
 """
 
-import contextlib
-import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from daemon.core import Frame, FrameInfo
+from daemon.core import Frame, FrameInfo, Stage
 from daemon.errors import FrameError
 from daemon.ingest.admission import Admitted, ErrorFrame
 from daemon.ingest.decode import decode_image
 from daemon.ingest.message import Payload
+from daemon.ingest.wake import WakePipe
 
 PENDING_PER_THREAD = 2
 
@@ -25,19 +24,31 @@ class DecodePool:
     `wake_fd` becomes readable when a decode ends, so the caller can poll it with its sockets.
     """
 
-    def __init__(self, threads: int, *, max_pixels: int) -> None:
+    def __init__(
+        self,
+        threads: int,
+        *,
+        max_pixels: int,
+        clock: Callable[[], float],
+        on_stage: Callable[[Stage, float], None],
+    ) -> None:
+        """`on_stage` is told how long each decode took, in the decoder's thread."""
+        self._clock = clock
+        self._on_stage = on_stage
         self._max_pixels = max_pixels
         self._max_pending = threads * PENDING_PER_THREAD
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._pending: deque[Future[Frame | ErrorFrame]] = deque()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
+        self._wake = WakePipe()
 
     @property
     def wake_fd(self) -> int:
         """Readable when `finished` may have something."""
-        return self._wake_reader.fileno()
+        return self._wake.fd
+
+    def limit_pixels(self, max_pixels: int) -> None:
+        """For images submitted from now on."""
+        self._max_pixels = max_pixels
 
     def is_full(self) -> bool:
         """Whether `submit` must wait for `finished`."""
@@ -45,15 +56,15 @@ class DecodePool:
 
     def submit(self, admitted: Admitted) -> None:
         """Start decoding."""
-        future = self._executor.submit(_decode, admitted.info, admitted.payload, self._max_pixels)
+        future = self._executor.submit(
+            self._decode, admitted.info, admitted.payload, self._max_pixels
+        )
         self._pending.append(future)
-        future.add_done_callback(self._wake)
+        future.add_done_callback(lambda _: self._wake.wake())
 
     def finished(self) -> Iterator[Frame | ErrorFrame]:
         """Take what is decoded, up to the first frame that is not."""
-        with contextlib.suppress(BlockingIOError):
-            while self._wake_reader.recv(4096):
-                pass
+        self._wake.clear()
         while self._pending and self._pending[0].done():
             yield self._pending.popleft().result()
 
@@ -65,16 +76,14 @@ class DecodePool:
     def close(self) -> None:
         """End the threads; what is still pending is dropped."""
         self._executor.shutdown(wait=True, cancel_futures=True)
-        self._wake_reader.close()
-        self._wake_writer.close()
+        self._wake.close()
 
-    def _wake(self, _: Future[Frame | ErrorFrame]) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: a wake-up waits already
-            self._wake_writer.send(b"\0")
-
-
-def _decode(info: FrameInfo, payload: Payload, max_pixels: int) -> Frame | ErrorFrame:
-    try:
-        return Frame(info, decode_image(payload, max_pixels=max_pixels))
-    except FrameError as error:
-        return ErrorFrame(info, error.reason, error.detail)
+    def _decode(self, info: FrameInfo, payload: Payload, max_pixels: int) -> Frame | ErrorFrame:
+        began_at = self._clock()
+        try:
+            image = decode_image(payload, max_pixels=max_pixels)
+        except FrameError as error:
+            return ErrorFrame(info, error.reason, error.detail)
+        decoded_at = self._clock()
+        self._on_stage("decode", decoded_at - began_at)
+        return Frame(info, image, decoded_at)

@@ -65,6 +65,12 @@ class Ledger:
         self._tallies: dict[str | None, _Tally] = {name: _Tally() for name in cameras}
         self._tallies[None] = _Tally()
 
+    def follow(self, cameras: Mapping[str, object]) -> None:
+        """Count these cameras too; what was counted of others stays."""
+        with self._lock:
+            for name in cameras:
+                self._tallies.setdefault(name, _Tally())
+
     def received(self, camera: str | None, received_utc: datetime) -> None:
         """A message was taken off a socket."""
         with self._lock:

@@ -30,26 +30,26 @@ Buffer = bytes | memoryview
 _MAX_DIMENSIONS = 4
 # No control characters: PostgreSQL refuses NUL in text, and names end up in terminals.
 _NAME_PATTERN = r"^[^\p{Cc}]+$"
-_NameText = Annotated[
+NameText = Annotated[
     str, StringConstraints(min_length=1, max_length=wire.MAX_NAME_CHARS, pattern=_NAME_PATTERN)
 ]
 _IdText = Annotated[
     str, StringConstraints(min_length=1, max_length=wire.MAX_ID_CHARS, pattern=_NAME_PATTERN)
 ]
-_Epoch = Annotated[int, Field(ge=0, le=wire.MAX_EPOCH)]
-_Seq = Annotated[int, Field(ge=0, le=wire.MAX_SEQ)]
+Epoch = Annotated[int, Field(ge=0, le=wire.MAX_EPOCH)]
+Seq = Annotated[int, Field(ge=0, le=wire.MAX_SEQ)]
 _TsNs = Annotated[int, Field(ge=0, le=wire.MAX_TS_NS)]
 _Size = Annotated[int, Field(ge=0, le=1 << 31)]
 _Shape = Annotated[list[_Size], Field(max_length=_MAX_DIMENSIONS)]
 
 
-class _WireModel(BaseModel):
+class WireModel(BaseModel):
     """Strict about types; unknown fields (`meta` among them) are left unread."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class FrameHeader(_WireModel):
+class FrameHeader(WireModel):
     """The header of version 1.
 
     Attributes:
@@ -60,15 +60,15 @@ class FrameHeader(_WireModel):
     """
 
     v: Literal[1]
-    camera: _NameText
-    epoch: _Epoch
-    seq: _Seq
+    camera: NameText
+    epoch: Epoch
+    seq: Seq
     ts_ns: _TsNs
-    category: _NameText | None = None
+    category: NameText | None = None
     encoding: Literal["raw", "jpeg", "png"]
-    dtype: _NameText | None = None
+    dtype: NameText | None = None
     shape: _Shape | None = None
-    pixel_format: _NameText | None = None
+    pixel_format: NameText | None = None
     part_id: _IdText | None = None
     lot: _IdText | None = None
     trigger_id: _IdText | None = None
@@ -80,9 +80,23 @@ class FrameHeader(_WireModel):
         return self
 
 
-class _ImagezmqHeader(_WireModel):
+class Beat(WireModel):
+    """A sender says which number was its last: what has not come until now is lost.
+
+    Attributes:
+        last: wire.NOTHING if there was none yet.
+    """
+
+    v: Literal[1]
+    kind: Literal["beat"]
+    camera: NameText
+    epoch: Epoch
+    last: Annotated[int, Field(ge=wire.NOTHING, le=wire.MAX_SEQ)]
+
+
+class _ImagezmqHeader(WireModel):
     msg: JsonValue = None
-    dtype: _NameText | None = None
+    dtype: NameText | None = None
     shape: _Shape | None = None
 
     @model_validator(mode="after")
@@ -92,14 +106,14 @@ class _ImagezmqHeader(_WireModel):
         return self
 
 
-class _ImagezmqFacts(_WireModel):
+class _ImagezmqFacts(WireModel):
     """What an imagezmq sender may put into `msg` as an object."""
 
-    camera: _NameText | None = None
-    epoch: _Epoch | None = None
-    seq: _Seq | None = None
+    camera: NameText | None = None
+    epoch: Epoch | None = None
+    seq: Seq | None = None
     ts_ns: _TsNs | None = None
-    category: _NameText | None = None
+    category: NameText | None = None
     part_id: _IdText | None = None
     lot: _IdText | None = None
     trigger_id: _IdText | None = None
@@ -169,6 +183,16 @@ def parse_message(parts: Sequence[Buffer], *, max_payload_bytes: int) -> Message
                 f"message has {count} parts; send 3 (topic, header, payload) or imagezmq's 2",
                 Claim(),
             )
+
+
+def parse_beat(parts: Sequence[Buffer]) -> Beat | None:
+    """The beat that a message is; None if it is something else, a frame or garbage."""
+    if len(parts) != 3 or len(parts[2]) or len(parts[1]) > wire.MAX_HEADER_BYTES:
+        return None  # also spares frames a second look: a payload is never empty
+    try:
+        return Beat.model_validate_json(bytes(parts[1]))
+    except ValidationError:
+        return None
 
 
 def _parse_version_1(header_json: bytes, data: Buffer, max_payload_bytes: int) -> Message:
@@ -261,10 +285,10 @@ def _first(error: ValidationError) -> str:
 
 
 _ADAPTERS: dict[str, TypeAdapter[str] | TypeAdapter[int]] = {
-    "camera": TypeAdapter(_NameText),
-    "epoch": TypeAdapter(_Epoch),
-    "seq": TypeAdapter(_Seq),
-    "category": TypeAdapter(_NameText),
+    "camera": TypeAdapter(NameText),
+    "epoch": TypeAdapter(Epoch),
+    "seq": TypeAdapter(Seq),
+    "category": TypeAdapter(NameText),
 }
 
 

@@ -35,7 +35,7 @@ class SequenceTracker:
     """Remembers the last number per camera and epoch.
 
     Numbers count from 0 in each epoch, so what was sent before the first one received is a gap
-    too. Frames lost after the last one received cannot be seen: nothing says they were sent.
+    too. Frames lost after the last one received show when their sender says how far it is.
     Beside those it was given, at most MAX_EPOCHS_PER_CAMERA epochs are remembered per camera;
     the caller passes only configured cameras, so memory is bounded.
     """
@@ -49,11 +49,23 @@ class SequenceTracker:
 
     def observe(self, camera: str, epoch: int, seq: int) -> Gap | Duplicate | None:
         """Account for one received number; None means it is the next one."""
-        last_seq = self._last.get(camera, OrderedDict()).get(epoch, -1)
+        last_seq = self.last(camera, epoch, -1)
         if seq <= last_seq:
             return Duplicate(last_seq)
         self._remember(camera, epoch, seq)
         return Gap(last_seq + 1, seq - 1) if seq > last_seq + 1 else None
+
+    def observe_last(self, camera: str, epoch: int, seq: int) -> Gap | None:
+        """The sender says that `seq` was the last one: what has not come until now is a gap."""
+        last_seq = self.last(camera, epoch, -1)
+        if seq <= last_seq:
+            return None
+        self._remember(camera, epoch, seq)
+        return Gap(last_seq + 1, seq)
+
+    def last(self, camera: str, epoch: int, default: int) -> int:
+        """The last number accounted for; `default` in an epoch that is not known."""
+        return self._last.get(camera, OrderedDict()).get(epoch, default)
 
     def join(self, camera: str, epoch: int, seq: int) -> None:
         """Begin an epoch in the middle: what came before `seq` is not a gap."""

@@ -1,29 +1,56 @@
 """Receiving sockets: opening them with bounds, and taking whole messages off them."""
 
 import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import zmq
 
 from daemon.config.sources import LimitsConfig, SourceConfig
 from daemon.errors import ConfigError
+from daemon.ingest.endpoints import attach
 from daemon.ingest.message import Buffer
 from daemon.ingest.wire import MAX_HEADER_BYTES
 
 RECEIVE_HIGH_WATER_MARK = 32
-MAX_PARTS = 3
-HEARTBEAT_EVERY_MS = 2_000
-HEARTBEAT_TIMEOUT_MS = 6_000
+MAX_PARTS = 5  # of a reliable sender: routing id, envelope, topic, header, payload
+
+_KINDS: dict[Literal["sub", "pull", "router"], int] = {
+    "sub": zmq.SUB,
+    "pull": zmq.PULL,
+    "router": zmq.ROUTER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One whole message.
+
+    Attributes:
+        parts: At most MAX_PARTS + 1, enough to refuse a longer one.
+        key: Public key of its sender, as proven; None on a plain socket.
+    """
+
+    parts: list[Buffer]
+    key: str | None = None
 
 
 def open_source(
-    context: "zmq.Context[zmq.Socket[bytes]]", source: SourceConfig, limits: LimitsConfig
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    source: SourceConfig,
+    limits: LimitsConfig,
+    secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
 ) -> "zmq.Socket[bytes]":
     """Open one source.
+
+    Args:
+        secure: Makes the socket ask for keys; None leaves it plain.
 
     Raises:
         ConfigError: The endpoint cannot be bound or connected.
     """
-    socket = context.socket(zmq.SUB if source.socket == "sub" else zmq.PULL)
+    socket = context.socket(_KINDS[source.socket])
     try:
         # All before bind or connect: libzmq ignores a high-water mark set later.
         socket.setsockopt(zmq.LINGER, 0)
@@ -32,15 +59,15 @@ def open_source(
         # limit leaves room to name what is only somewhat too large.
         largest = 2 * max(limits.max_payload_bytes, MAX_HEADER_BYTES)
         socket.setsockopt(zmq.MAXMSGSIZE, largest)
-        # Finds a camera computer that lost power, which TCP alone does not.
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_EVERY_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        if source.socket == "sub":
-            socket.setsockopt(zmq.SUBSCRIBE, b"")
-        if source.mode == "bind":
-            socket.bind(source.endpoint)
-        else:
-            socket.connect(source.endpoint)
+        match source.socket:
+            case "sub":
+                socket.setsockopt(zmq.SUBSCRIBE, b"")
+            case "router":
+                # An answer to a sender that has gone is an error, not a silent nothing.
+                socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            case "pull":
+                pass
+        attach(socket, source.endpoint, source.mode, secure)
     except zmq.ZMQError as error:
         socket.close()
         raise ConfigError(
@@ -50,21 +77,19 @@ def open_source(
     return socket
 
 
-def endpoint_of(socket: "zmq.Socket[bytes]") -> str:
-    """Where the socket really is: a bound tcp port 0 is resolved."""
-    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
-
-
-def receive_parts(socket: "zmq.Socket[bytes]") -> list[Buffer] | None:
+def receive(socket: "zmq.Socket[bytes]", *, wants_keys: bool) -> Received | None:
     """One whole message without copying; None if none waits.
 
-    Of a message with too many parts, MAX_PARTS + 1 are kept, enough to refuse it.
+    Args:
+        wants_keys: Whether the socket speaks CURVE. On a plain one a sender may call himself
+            what he likes, so his word is not even read.
     """
     with contextlib.suppress(zmq.Again):
-        parts: list[Buffer] = [socket.recv(zmq.NOBLOCK, copy=False).buffer]
+        first = socket.recv(zmq.NOBLOCK, copy=False)
+        parts: list[Buffer] = [first.buffer]
         while socket.getsockopt(zmq.RCVMORE):
             part = socket.recv(copy=False).buffer  # the rest has already arrived
             if len(parts) <= MAX_PARTS:
                 parts.append(part)
-        return parts
+        return Received(parts, str(first.get("User-Id")) if wants_keys else None)
     return None

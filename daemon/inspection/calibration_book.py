@@ -1,10 +1,11 @@
 """The thresholds in force, and the scores of categories that are still learning.
 
-The inspection thread reads and learns; the main thread replaces thresholds that a person made.
+The inspection thread reads and learns; the main thread replaces thresholds that a person made, and
+the configuration.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from daemon.config.categories import CategoryConfig
@@ -13,73 +14,128 @@ from daemon.inspection.calibration import calibrate
 
 
 class CalibrationBook:
-    """Calibrations of one model version, by category."""
+    """Calibrations of one model version, by category and recipe.
+
+    A category with a reference bank has a version of its own: the model's with the bank's id.
+
+    A recipe that was changed and changed back finds its thresholds again.
+    """
 
     def __init__(
         self,
         *,
         model_version: str,
         categories: Mapping[str, CategoryConfig],
-        calibrations: Mapping[str, Calibration],
+        calibrations: Iterable[Calibration],
         learned: Mapping[str, Sequence[tuple[float, float]]],
         now: Callable[[], datetime],
+        variants: Mapping[str, str] | None = None,
     ) -> None:
-        """`learned` holds (score, map peak) of LEARNING frames from before a restart."""
+        """`learned` holds (score, map peak) of LEARNING frames from before a restart.
+
+        Args:
+            variants: Model version of the categories that have one of their own.
+        """
         self._model_version = model_version
-        self._categories = categories
+        self._variants = dict(variants or {})
+        self._categories = dict(categories)
         self._lock = threading.Lock()
-        self._calibrations = dict(calibrations)
+        self._calibrations = {
+            (made.category, made.recipe): made
+            for made in calibrations
+            if made.model_version == self._version(made.category)
+        }
         self._learned = {name: list(learned.get(name, ())) for name in categories}
         self._now = now
 
-    def get(self, category: str) -> Calibration | None:
-        """Thresholds in force, None while the category is learning."""
+    def get(self, category: str, policy: CategoryConfig) -> Calibration | None:
+        """Thresholds in force for a category inspected by `policy`; None while it is learning."""
         with self._lock:
-            return self._calibrations.get(category)
+            return self._get(category, policy)
 
-    def replace(self, calibrations: Mapping[str, Calibration]) -> list[str]:
-        """Take over newer calibrations; returns the categories that changed."""
+    def version(self, category: str) -> str:
+        """The model version that the category's scores are made with now."""
         with self._lock:
-            changed = [
-                name
-                for name, new in calibrations.items()
-                if (old := self._calibrations.get(name)) is None
-                or new.created_utc > old.created_utc
-            ]
-            for name in changed:
-                self._calibrations[name] = calibrations[name]
-                self._learned.get(name, []).clear()
+            return self._version(category)
+
+    def begin(self, category: str, model_version: str) -> None:
+        """Scores are made by another version from now on: nothing learnt before is worth a thing.
+
+        Its calibrations, if there are any, come with the next `replace`.
+        """
+        with self._lock:
+            self._variants[category] = model_version
+            self._learned[category] = []
+            for key in [key for key in self._calibrations if key[0] == category]:
+                del self._calibrations[key]
+
+    def follow(self, categories: Mapping[str, CategoryConfig]) -> None:
+        """Take over another configuration; scores of another recipe are forgotten."""
+        with self._lock:
+            for name, policy in categories.items():
+                old = self._categories.get(name)
+                if old is None or old.recipe != policy.recipe:
+                    self._learned[name] = []
+            self._categories = dict(categories)
+
+    def replace(self, calibrations: Iterable[Calibration]) -> list[Calibration]:
+        """Take over newer calibrations; returns those that were new."""
+        changed = []
+        with self._lock:
+            for made in calibrations:
+                if made.model_version != self._version(made.category):
+                    continue
+                key = made.category, made.recipe
+                old = self._calibrations.get(key)
+                if old is None or made.created_utc > old.created_utc:
+                    self._calibrations[key] = made
+                    changed.append(made)
+                    policy = self._categories.get(made.category)
+                    if policy is not None and self._get(made.category, policy) is made:
+                        self._learned[made.category].clear()
         return changed
 
-    def learn(self, category: str, pred_score: float, map_peak: float) -> Calibration | None:
-        """Note one LEARNING frame; a calibration once the category has seen enough of them."""
-        wanted = self._categories[category].learn_frames
-        if wanted is None:
-            return None
+    def learn(
+        self, category: str, policy: CategoryConfig, pred_score: float, map_peak: float
+    ) -> Calibration | None:
+        """Note one LEARNING frame; a calibration once the category has seen enough of them.
+
+        A frame inspected by a recipe that the book no longer follows teaches nothing.
+        """
         with self._lock:
+            current = self._categories.get(category)
+            if current is None or current.recipe != policy.recipe or current.learn_frames is None:
+                return None
             seen = self._learned[category]
             seen.append((pred_score, map_peak))
-            if category in self._calibrations or len(seen) < wanted:
+            if self._get(category, current) is not None or len(seen) < current.learn_frames:
                 return None
-            policy = self._categories[category]
             calibration = calibrate(
                 category=category,
-                model_version=self._model_version,
+                policy=current,
+                model_version=self._version(category),
                 scores=[score for score, _ in seen],
                 map_peaks=[peak for _, peak in seen],
-                review_rate=policy.review_rate,
-                ng_rate=policy.ng_rate,
                 source=f"first {len(seen)} frames",
                 now=self._now(),
             )
-            self._calibrations[category] = calibration
+            self._calibrations[category, calibration.recipe] = calibration
             seen.clear()
             return calibration
 
     def progress(self, category: str) -> tuple[int, int] | None:
         """(frames learned, frames wanted) of a category that calibrates itself, else None."""
-        wanted = self._categories[category].learn_frames
         with self._lock:
-            if wanted is None or category in self._calibrations:
+            policy = self._categories[category]
+            if policy.learn_frames is None or self._get(category, policy) is not None:
                 return None
-            return len(self._learned[category]), wanted
+            return len(self._learned[category]), policy.learn_frames
+
+    def _version(self, category: str) -> str:
+        return self._variants.get(category, self._model_version)
+
+    def _get(self, category: str, policy: CategoryConfig) -> Calibration | None:
+        made = self._calibrations.get((category, policy.recipe))
+        if made is None and policy.roi.is_whole_frame and policy.min_defect_px is None:
+            made = self._calibrations.get((category, None))  # from before there were recipes
+        return made

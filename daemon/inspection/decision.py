@@ -5,13 +5,16 @@ import math
 from daemon.core import Calibration, Verdict
 
 
-def decide(pred_score: float, calibration: Calibration | None) -> Verdict:
+def decide(
+    pred_score: float, calibration: Calibration | None, *, between: Verdict = Verdict.REVIEW
+) -> Verdict:
     """The verdict for one inspected frame.
 
     Args:
         pred_score: Raw image score in [0, 1].
         calibration: Thresholds in force for its category and model version; None while the
             category is not calibrated.
+        between: The verdict between the two thresholds.
 
     Raises:
         ValueError: the score is not a number in [0, 1]; such a frame has no verdict.
@@ -23,7 +26,7 @@ def decide(pred_score: float, calibration: Calibration | None) -> Verdict:
     if pred_score >= calibration.ng_threshold:
         return Verdict.NG
     if pred_score >= calibration.review_threshold:
-        return Verdict.REVIEW
+        return between
     return Verdict.OK
 
 

@@ -1,20 +1,62 @@
-"""A batch of frames to inspections: detector, decision, regions, pictures."""
+"""A batch of frames to inspections: sanity, detector, decision, regions, pictures."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from daemon.config.categories import CategoryConfig
 from daemon.config.storage import StorageConfig
-from daemon.core import Calibration, Frame, Image, Inspection, LossReason, Region, ScoreMap, Verdict
+from daemon.core import (
+    Calibration,
+    Event,
+    EventKind,
+    Frame,
+    Image,
+    Inspection,
+    LossReason,
+    Region,
+    ScoreMap,
+    Severity,
+    Verdict,
+)
 from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.decision import decide
+from daemon.inspection.drift import DriftWatch
+from daemon.inspection.loop import Result
 from daemon.inspection.pictures import draw_thumbnails
 from daemon.inspection.regions import find_regions
+from daemon.inspection.roi import RoiMasks
+from daemon.inspection.sanity import SanityGate, Unfit
+from zsad.tiling import TilingError
 
 logger = logging.getLogger(__name__)
 
-Infer = Callable[[Sequence[Image], Sequence[str]], list[tuple[float, ScoreMap]]]
+Product = tuple[str, CategoryConfig]
+"""A category's name, and what is configured for it."""
+
+Infer = Callable[[Sequence[Image], Sequence[Product]], list[tuple[float, ScoreMap]]]
+
+
+class Banks(Protocol):
+    """Who keeps the reference banks of the categories; the detector slot in the daemon."""
+
+    def take_over(self, categories: Mapping[str, CategoryConfig]) -> Mapping[str, str]:
+        """Put new banks in force; the new model version of each category that got one."""
+        ...
+
+    def offer(self, name: str, category: CategoryConfig, image: Image) -> bool:
+        """Show a LEARNING frame; True while it serves the bank and not yet the thresholds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipes:
+    """What the configuration says on inspection; replaced as a whole, read once a batch."""
+
+    categories: Mapping[str, CategoryConfig]
+    storage: StorageConfig
 
 
 class Inspector:
@@ -31,61 +73,109 @@ class Inspector:
         clock: Callable[[], float],
         now: Callable[[], datetime],
         on_batch: Callable[[int], None],
+        banks: Banks | None = None,
     ) -> None:
         """`clock` is monotonic seconds, `now` aware UTC; `on_batch` is told each batch's size."""
+        self._banks = banks
         self._infer = infer
         self._model_version = model_version
-        self._categories = categories
-        self._thumbnail_px = storage.thumbnail_px
-        self._with_thumbnails = frozenset(storage.thumbnails)
+        self._recipes = _Recipes(categories, storage)
         self._book = book
         self._clock = clock
         self._now = now
         self._on_batch = on_batch
+        self._masks = RoiMasks()
+        self._gate = SanityGate()
+        self._drift = DriftWatch()
 
-    def inspect(self, batch: Sequence[Frame]) -> list[Inspection | Calibration]:
-        """One Inspection a frame, in order; a Calibration after the frame that completed it."""
+    def follow(self, categories: Mapping[str, CategoryConfig], storage: StorageConfig) -> None:
+        """Inspect by another configuration from the next batch on. Callable from any thread."""
+        self._recipes = _Recipes(categories, storage)
+
+    def inspect(self, batch: Sequence[Frame]) -> list[Result]:
+        """One Inspection a frame, in order; what it gave rise to follows it."""
         self._on_batch(len(batch))
-        results: list[Inspection | Calibration] = []
-        for frame, outcome in zip(batch, self._infer_all(batch), strict=True):
-            if isinstance(outcome, str):
+        recipes = self._recipes
+        if self._banks is not None:
+            for category, version in self._banks.take_over(recipes.categories).items():
+                self._book.begin(category, version)
+        results: list[Result] = []
+        problems = [self._problem(frame, recipes) for frame in batch]
+        fit = [frame for frame, problem in zip(batch, problems, strict=True) if problem is None]
+        outcomes = iter(self._infer_all(fit, recipes) if fit else [])
+        for frame, problem in zip(batch, problems, strict=True):
+            outcome = next(outcomes) if problem is None else problem
+            if isinstance(outcome, Unfit):
                 results.append(self._failed(frame, outcome))
-                continue
-            score, anomaly_map = outcome
-            inspection = self._decide(frame, score, anomaly_map)
-            results.append(inspection)
-            if inspection.verdict is Verdict.LEARNING and inspection.map_peak is not None:
-                learned = self._book.learn(frame.info.category, score, inspection.map_peak)
-                if learned is not None:
-                    results.append(learned)
+            else:
+                results += self._judge(frame, *outcome, recipes)
+            results += self._spell(frame, problem)
         return results
 
-    def _infer_all(self, batch: Sequence[Frame]) -> list[tuple[float, ScoreMap] | str]:
-        """Score and map of each frame, or one sentence on why there is none."""
+    def _problem(self, frame: Frame, recipes: _Recipes) -> Unfit | None:
+        """Why the detector does not get to see a frame."""
+        category = frame.info.category
+        policy = recipes.categories.get(category)
+        if policy is None:
+            text = (
+                f"category {category!r} was taken out of the configuration while the frame waited"
+            )
+            return Unfit(LossReason.UNKNOWN_CATEGORY, text)
+        return self._gate.check(frame.info.frame_id.camera, frame.image, policy.sanity)
+
+    def _infer_all(
+        self, batch: Sequence[Frame], recipes: _Recipes
+    ) -> list[tuple[float, ScoreMap] | Unfit]:
+        """Score and map of each frame, or why there is none."""
         try:
-            return [*self._infer(*self._inputs(batch))]
-        except RuntimeError as error:  # torch's class for out of memory and device faults
+            names = [frame.info.category for frame in batch]
+            products = [(name, recipes.categories[name]) for name in names]
+            return [*self._infer([frame.image for frame in batch], products)]
+        # RuntimeError is torch's class for out of memory and device faults
+        except (RuntimeError, TilingError) as error:
             if len(batch) == 1:
-                return [f"inference failed: {error}"[:500]]
+                return [Unfit(LossReason.INFERENCE_FAILED, f"inference failed: {error}"[:500])]
             logger.warning(
                 "batch failed, trying its frames one by one",
                 extra={"frames": len(batch), "error": str(error)},
             )
-            return [outcome for frame in batch for outcome in self._infer_all([frame])]
+            return [outcome for frame in batch for outcome in self._infer_all([frame], recipes)]
 
-    def _inputs(self, batch: Sequence[Frame]) -> tuple[list[Image], list[str]]:
-        return (
-            [frame.image for frame in batch],
-            [self._categories[frame.info.category].class_name for frame in batch],
-        )
-
-    def _decide(self, frame: Frame, score: float, anomaly_map: ScoreMap) -> Inspection:
+    def _judge(
+        self, frame: Frame, score: float, anomaly_map: ScoreMap, recipes: _Recipes
+    ) -> list[Result]:
+        category = frame.info.category
+        policy = recipes.categories[category]
         peak = float(anomaly_map.max())
         if not (0.0 <= score <= 1.0 and 0.0 <= peak <= 1.0):
-            return self._failed(frame, f"score {score}, map peak {peak}: not in [0, 1]")
+            text = f"score {score}, map peak {peak}: not in [0, 1]"
+            return [self._failed(frame, Unfit(LossReason.INFERENCE_FAILED, text))]
+        try:
+            score, anomaly_map, _ = self._masks.apply(policy.roi, score, anomaly_map)
+        except ValueError as error:
+            return [self._failed(frame, Unfit(LossReason.INFERENCE_FAILED, str(error)))]
+        calibration = self._book.get(category, policy)
+        inspection = self._decide(frame, score, anomaly_map, policy, recipes.storage, calibration)
+        results: list[Result] = [inspection]
+        if calibration is not None:
+            results += self._watch_drift(category, calibration, score)
+        elif self._banks is None or not self._banks.offer(category, policy, frame.image):
+            assert inspection.map_peak is not None, "it was inspected"  # noqa: S101
+            learned = self._book.learn(category, policy, score, inspection.map_peak)
+            results += [] if learned is None else [learned]
+        return results
+
+    def _decide(
+        self,
+        frame: Frame,
+        score: float,
+        anomaly_map: ScoreMap,
+        policy: CategoryConfig,
+        storage: StorageConfig,
+        calibration: Calibration | None,
+    ) -> Inspection:
         info = frame.info
-        calibration = self._book.get(info.category)
-        verdict = decide(score, calibration)
+        verdict = decide(score, calibration, between=Verdict(policy.review_as))
         elapsed_s = self._clock() - info.received_at  # before the pictures: a gate waits for this
         height_px, width_px = frame.image.shape[:2]
         regions: tuple[Region, ...] = ()
@@ -95,32 +185,33 @@ class Inspector:
                 threshold=calibration.map_threshold,
                 frame_height_px=height_px,
                 frame_width_px=width_px,
-                min_area_px=self._categories[info.category].min_region_px,
+                min_area_px=policy.min_region_px,
             )
         thumbnails = None
-        if verdict in self._with_thumbnails:
+        if verdict in storage.thumbnails:
             thumbnails = draw_thumbnails(
                 frame.image,
                 anomaly_map,
                 map_threshold=None if calibration is None else calibration.map_threshold,
-                longer_side_px=self._thumbnail_px,
+                longer_side_px=storage.thumbnail_px,
+                roi=policy.roi,
             )
         return Inspection(
             info=info,
             verdict=verdict,
-            model_version=self._model_version,
+            model_version=self._book.version(info.category),
             decided_utc=self._now(),
             frame_to_verdict_s=elapsed_s,
             width_px=width_px,
             height_px=height_px,
             pred_score=score,
-            map_peak=peak,
+            map_peak=float(anomaly_map.max()),
             calibration=calibration,
             regions=regions,
             thumbnails=thumbnails,
         )
 
-    def _failed(self, frame: Frame, detail: str) -> Inspection:
+    def _failed(self, frame: Frame, problem: Unfit) -> Inspection:
         height_px, width_px = frame.image.shape[:2]
         return Inspection(
             info=frame.info,
@@ -130,6 +221,32 @@ class Inspector:
             frame_to_verdict_s=self._clock() - frame.info.received_at,
             width_px=width_px,
             height_px=height_px,
-            error_reason=LossReason.INFERENCE_FAILED,
-            error_detail=detail,
+            error_reason=problem.reason,
+            error_detail=problem.detail,
         )
+
+    def _spell(self, frame: Frame, problem: Unfit | None) -> list[Event]:
+        """An entry in the diary when a camera's images become unfit, or fit again."""
+        if problem is not None and problem.reason is LossReason.UNKNOWN_CATEGORY:
+            return []  # nothing is wrong with the image
+        camera = frame.info.frame_id.camera
+        change = self._gate.spell(camera, problem)
+        if change is None:
+            return []
+        kind = EventKind.IMAGES_BAD if change.is_bad else EventKind.IMAGES_GOOD
+        severity = Severity.ALARM if change.is_bad else Severity.INFO
+        facts = {"camera": camera, "kind": kind, "detail": change.detail}
+        logger.warning("images", extra=facts)
+        category = frame.info.category
+        return [Event(kind, severity, self._now(), change.detail, camera, category)]
+
+    def _watch_drift(self, category: str, calibration: Calibration, score: float) -> list[Event]:
+        change = self._drift.observe(calibration, score)
+        if change is None:
+            return []
+        kind = EventKind.SCORES_DRIFTED if change.has_drifted else EventKind.SCORES_SETTLED
+        severity = Severity.WARNING if change.has_drifted else Severity.INFO
+        logger.warning(
+            "scores", extra={"category": category, "kind": kind, "detail": change.detail}
+        )
+        return [Event(kind, severity, self._now(), change.detail, category=category)]

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from daemon.core import Calibration, Frame, Inspection
+from daemon.core import Calibration, Event, Frame, Inspection
 from daemon.inspection.batcher import Batcher
 
 IDLE_WAIT_S = 0.2
 
-Result = Inspection | Calibration
+Result = Inspection | Calibration | Event
 
 
 class FrameSource(Protocol):

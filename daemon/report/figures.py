@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.core import INSPECTED_VERDICTS, LossReason, Verdict
+from daemon.core import INSPECTED_VERDICTS, LossReason, Verdict, base_version
 from daemon.report.contents import (
     GroupCounts,
     HourCounts,
@@ -69,7 +69,9 @@ def score_summaries(frames: Frames, model_names: Mapping[int, str]) -> tuple[Sco
             same.setdefault(name, [False] * len(frames.keys))[index] = True
     found = []
     for (category, model_version_id, review_threshold, ng_threshold), wanted in same.items():
-        at = frames.where(wanted)
+        at = _scored(frames, wanted)
+        if not len(at):
+            continue
         scores = frames.score[at]
         p50, p95 = np.percentile(scores, (50, 95))
         found.append(
@@ -98,13 +100,19 @@ def score_points(frames: Frames) -> tuple[ScorePoint, ...]:
             wanted = same.setdefault((key.category, key.verdict), [False] * len(frames.keys))
             wanted[index] = True
     for (category, verdict), wanted in same.items():
-        at = frames.where(wanted)
-        step = -(-len(at) // MAX_POINTS_PER_VERDICT)  # rounded up
+        at = _scored(frames, wanted)
+        step = max(1, -(-len(at) // MAX_POINTS_PER_VERDICT))  # rounded up
         found += [
             ScorePoint(instant_of(frames.received_us[i]), category, float(frames.score[i]), verdict)
             for i in at[::step]
         ]
     return tuple(sorted(found, key=lambda point: point.received_utc))
+
+
+def _scored(frames: Frames, wanted: list[bool]) -> NDArray[np.intp]:
+    """Positions of the wanted frames that have a score; without a detector none has."""
+    at = frames.where(wanted)
+    return at[np.isfinite(frames.score[at])]
 
 
 def latency_summaries(frames: Frames) -> tuple[LatencySummary, ...]:
@@ -128,13 +136,21 @@ def latency_summaries(frames: Frames) -> tuple[LatencySummary, ...]:
 def model_uses(frames: Frames, models: Mapping[int, tuple[str, str, str]]) -> tuple[ModelUse, ...]:
     """Stretches of consecutive inspected frames with one model version.
 
+    Categories with reference banks have variants of it, and their frames come mixed: the version
+    of the weights counts.
+
     Args:
         models: Name, method and backbone by model_version_id.
     """
     at = frames.where([key.verdict in INSPECTED_VERDICTS for key in frames.keys])
     if not len(at):
         return ()
-    model_of_key = np.array([key.model_version_id for key in frames.keys], dtype=np.int64)
+    ids: dict[str, int] = {}
+    weights_of = {
+        model_id: ids.setdefault(base_version(name), model_id)
+        for model_id, (name, _, _) in sorted(models.items())
+    }
+    model_of_key = np.array([weights_of[key.model_version_id] for key in frames.keys], np.int64)
     model = model_of_key[frames.code[at]]
     changes = np.flatnonzero(np.diff(model)) + 1
     return tuple(

@@ -44,7 +44,7 @@ class Frames:
         code: int32 [N].
         seq: int64 [N].
         received_us: int64 [N], microseconds since 1970 UTC.
-        score: float64 [N], NaN for ERROR.
+        score: float64 [N], NaN for ERROR and without a detector.
         latency_ms: float64 [N].
     """
 

@@ -18,8 +18,16 @@ REASON_WORDS = {
     LossReason.UNKNOWN_CATEGORY: "category not configured",
     LossReason.CLOCK: "capture time implausible",
     LossReason.DUPLICATE: "sent twice",
+    LossReason.NOT_ALLOWED: "sender without the camera's key",
+    LossReason.TOO_FAST: "over the camera's frame rate limit",
     LossReason.QUEUE_FULL: "queue full, dropped by its policy",
     LossReason.INFERENCE_FAILED: "detector failed",
+    LossReason.FLAT: "image without contrast",
+    LossReason.TOO_DARK: "image too dark",
+    LossReason.TOO_BRIGHT: "image too bright",
+    LossReason.BLURRED: "image blurred",
+    LossReason.FROZEN: "camera frozen (same image again)",
+    LossReason.WRONG_SIZE: "image of the wrong size",
 }
 
 RATES_NOTE = (

@@ -16,18 +16,26 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from daemon.config.storage import StorageConfig
-from daemon.errors import StorageError
+from daemon.errors import DatabaseAwayError, StorageError
 from daemon.storage.mounts import network_file_system
 
 SQLITE_MIN = (3, 35, 0)
 """First SQLite with INSERT ... RETURNING."""
 
+WAL_KEPT_BYTES = 64 << 20
+"""To this the write-ahead log shrinks again after a large change."""
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_TEMPORARY_SQLITE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+_TEMPORARY_SQLITE = (
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL),
+    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),  # a sick disk
+)
+_DISK_FULL_SQLSTATE = "53100"
 _TEMPORARY_SQLSTATE = re.compile(
     "08...|53..."  # connection exceptions; out of disk, memory or connections
     "|57P0[123]"  # shut down by an administrator, crashed, starting up
     "|55P03|40001|40P01"  # lock timeout, serialization failure, deadlock
+    "|25006|58030"  # read-only (a standby, a full disk's guard), input/output error
 )
 
 
@@ -50,6 +58,7 @@ def open_database(
         busy_timeout_s: How long one statement waits for another connection's lock.
 
     Raises:
+        DatabaseAwayError: No connection at the moment.
         StorageError: The URL, file, server or credentials cannot be used.
     """
     url = resolve_url(storage.url, base_dir, environ)
@@ -68,8 +77,9 @@ def open_database(
             pass
     except DBAPIError as error:
         engine.dispose()
+        kind = DatabaseAwayError if is_temporary(error) else StorageError
         shown = url.render_as_string(hide_password=True)
-        raise StorageError(f"storage.url {shown}: {error.orig}") from error
+        raise kind(f"storage.url {shown}: {error.orig}") from error
     return engine
 
 
@@ -126,18 +136,24 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
 def is_temporary(error: DBAPIError) -> bool:
     """Whether the same statement may succeed later: locked, full, or the connection lost.
 
-    A full disk counts, because writing goes on by itself once someone has made space.
+    A full or read-only disk counts, because writing goes on by itself once someone has seen to it.
     """
     if isinstance(error.orig, sqlite3.Error):
         code: int = getattr(error.orig, "sqlite_errorcode", 0)
         return code & 0xFF in _TEMPORARY_SQLITE  # the low byte is the primary code
     if error.connection_invalidated:
         return True
-    if not isinstance(error, OperationalError):
-        return False
     sqlstate: str | None = getattr(error.orig, "sqlstate", None)
-    # an OperationalError without a state never reached the server
-    return sqlstate is None or _TEMPORARY_SQLSTATE.fullmatch(sqlstate) is not None
+    if sqlstate is None:  # an OperationalError without a state never reached the server
+        return isinstance(error, OperationalError)
+    return _TEMPORARY_SQLSTATE.fullmatch(sqlstate) is not None
+
+
+def is_disk_full(error: DBAPIError) -> bool:
+    """Whether less to write may help."""
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return getattr(error.orig, "sqlstate", None) == _DISK_FULL_SQLSTATE
 
 
 def _lookup(name: str, environ: Mapping[str, str]) -> str:
@@ -180,7 +196,11 @@ def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
     def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # BEGIN comes from `_begin`, not from the driver
         with closing(connection.cursor()) as cursor:
+            if cursor.execute("PRAGMA page_count").fetchone() == (0,):
+                # of no effect once something is in the file, and then it would wait for writers
+                cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
             cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
 

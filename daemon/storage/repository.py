@@ -3,14 +3,24 @@
 Every function works in the caller's transaction. Nothing here decides or retries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Function, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute
 
-from daemon.core import Calibration, Event, FrameId, FrameLoss, Inspection, Verdict
+from daemon.core import (
+    Calibration,
+    Event,
+    FrameId,
+    FrameLoss,
+    Inspection,
+    Verdict,
+    base_version,
+)
 from daemon.errors import StorageError
 from daemon.storage import rows
 from daemon.storage.tables import (
@@ -66,6 +76,16 @@ def start_run(connection: Connection, line: str, now: datetime) -> int:
     return connection.execute(statement).scalar_one()
 
 
+def adopt_run(connection: Connection, line: str, started_utc: datetime) -> int:
+    """The id of a former run; a database that never saw it (a backup) gets to know it now."""
+    known = connection.scalar(
+        select(DaemonRunRow.id).where(
+            DaemonRunRow.line == line, DaemonRunRow.started_utc == started_utc
+        )
+    )
+    return start_run(connection, line, started_utc) if known is None else known
+
+
 def stop_run(connection: Connection, run_id: int, now: datetime) -> None:
     """Note a clean stop; a run without one crashed or still runs."""
     connection.execute(
@@ -111,7 +131,7 @@ def ensure_model_version(
         "first_used_utc": now,
     }
     connection.execute(_insert_or_skip(connection, ModelVersionRow).values(row))
-    return _model_version_ids(connection, {name})[name]
+    return _model_version_ids(connection, {name}, now)[name]
 
 
 def add_calibration(connection: Connection, calibration: Calibration) -> int:
@@ -121,7 +141,7 @@ def add_calibration(connection: Connection, calibration: Calibration) -> int:
         StorageError: The model version was never registered.
     """
     version = calibration.model_version
-    model_version_id = _model_version_ids(connection, {version})[version]
+    model_version_id = _model_version_ids(connection, {version}, calibration.created_utc)[version]
     statement = (
         insert(CalibrationRow)
         .values(rows.of_calibration(calibration, model_version_id))
@@ -130,23 +150,31 @@ def add_calibration(connection: Connection, calibration: Calibration) -> int:
     return connection.execute(statement).scalar_one()
 
 
-def current_calibrations(connection: Connection, model_version: str) -> dict[str, Calibration]:
-    """The newest calibration of each category under a model version."""
+def current_calibrations(connection: Connection, model_version: str) -> list[Calibration]:
+    """The newest calibration of each category and recipe under a model version."""
     newest = (
         select(func.max(CalibrationRow.id))
         .join(ModelVersionRow, ModelVersionRow.id == CalibrationRow.model_version_id)
         .where(ModelVersionRow.name == model_version)
-        .group_by(CalibrationRow.category)
+        .group_by(CalibrationRow.category, CalibrationRow.recipe)
     )
     found = connection.execute(
-        select(CalibrationRow.__table__).where(CalibrationRow.id.in_(newest))
+        select(CalibrationRow.__table__)
+        .where(CalibrationRow.id.in_(newest))
+        .order_by(CalibrationRow.id)
     )
-    return {row.category: rows.to_calibration(row, model_version) for row in found}
+    return [rows.to_calibration(row, model_version) for row in found]
 
 
-def learning_scores(connection: Connection, category: str, model_version: str) -> LearningScores:
-    """Scores of the frames seen while the category had no calibration, oldest first."""
-    found = connection.execute(
+def learning_scores(
+    connection: Connection, category: str, model_version: str, since_utc: datetime | None = None
+) -> LearningScores:
+    """Scores of the frames seen while the category had no calibration, oldest first.
+
+    Args:
+        since_utc: Only frames received from then on; None takes all.
+    """
+    query = (
         select(InspectionRow.pred_score, InspectionRow.map_peak)
         .join(ModelVersionRow, ModelVersionRow.id == InspectionRow.model_version_id)
         .where(
@@ -157,7 +185,10 @@ def learning_scores(connection: Connection, category: str, model_version: str) -
             InspectionRow.map_peak.is_not(None),
         )
         .order_by(InspectionRow.id)
-    ).all()
+    )
+    if since_utc is not None:
+        query = query.where(InspectionRow.received_utc >= since_utc)
+    found = connection.execute(query).all()
     return LearningScores(
         pred_scores=tuple(row.pred_score for row in found),
         map_peaks=tuple(row.map_peak for row in found),
@@ -191,25 +222,12 @@ def add_results(
 
 def last_sequences(connection: Connection, since: datetime) -> dict[tuple[str, int], int]:
     """The highest number stored, by (camera, epoch), of epochs with an entry since then."""
-    inspected = (
-        select(InspectionRow.camera, InspectionRow.epoch, func.max(InspectionRow.seq))
-        .where(InspectionRow.received_utc >= since)
-        .group_by(InspectionRow.camera, InspectionRow.epoch)
-    )
-    lost = (
-        select(FrameLossRow.camera, FrameLossRow.epoch, func.max(FrameLossRow.last_seq))
-        .where(
-            FrameLossRow.lost_utc >= since,
-            FrameLossRow.camera.is_not(None),
-            FrameLossRow.epoch.is_not(None),
-            FrameLossRow.last_seq.is_not(None),
-        )
-        .group_by(FrameLossRow.camera, FrameLossRow.epoch)
-    )
-    last: dict[tuple[str, int], int] = {}
-    for camera, epoch, seq in [*connection.execute(inspected), *connection.execute(lost)]:
-        last[camera, epoch] = max(seq, last.get((camera, epoch), seq))
-    return last
+    return _outermost_sequences(connection, since, func.max, FrameLossRow.last_seq, max)
+
+
+def first_sequences(connection: Connection, since: datetime) -> dict[tuple[str, int], int]:
+    """The lowest number stored since then, by (camera, epoch)."""
+    return _outermost_sequences(connection, since, func.min, FrameLossRow.first_seq, min)
 
 
 def missing_sequences(
@@ -235,11 +253,43 @@ def missing_sequences(
     return missing
 
 
+def _outermost_sequences(
+    connection: Connection,
+    since: datetime,
+    aggregate: Callable[[InstrumentedAttribute[Any]], Function[int]],
+    lost_seq: InstrumentedAttribute[int | None],
+    choose: Callable[[int, int], int],
+) -> dict[tuple[str, int], int]:
+    inspected = (
+        select(InspectionRow.camera, InspectionRow.epoch, aggregate(InspectionRow.seq))
+        .where(InspectionRow.received_utc >= since)
+        .group_by(InspectionRow.camera, InspectionRow.epoch)
+    )
+    lost = (
+        select(FrameLossRow.camera, FrameLossRow.epoch, aggregate(lost_seq))
+        .where(
+            FrameLossRow.lost_utc >= since,
+            FrameLossRow.camera.is_not(None),
+            FrameLossRow.epoch.is_not(None),
+            lost_seq.is_not(None),
+        )
+        .group_by(FrameLossRow.camera, FrameLossRow.epoch)
+    )
+    found: dict[tuple[str, int], int] = {}
+    for camera, epoch, seq in [*connection.execute(inspected), *connection.execute(lost)]:
+        found[camera, epoch] = choose(seq, found.get((camera, epoch), seq))
+    return found
+
+
 def _add_inspections(
     connection: Connection, line: str, inspections: Sequence[Inspection]
 ) -> tuple[FrameId, ...]:
     """Insert with children; returns the frames that were there already or came twice."""
-    model_ids = _model_version_ids(connection, {item.model_version for item in inspections})
+    model_ids = _model_version_ids(
+        connection,
+        {item.model_version for item in inspections},
+        min(item.decided_utc for item in inspections),
+    )
     inserted = connection.execute(
         _insert_or_skip(connection, InspectionRow).returning(
             InspectionRow.id, InspectionRow.camera, InspectionRow.epoch, InspectionRow.seq
@@ -258,7 +308,7 @@ def _add_inspections(
             continue
         regions += [rows.of_region(inspection_id, region) for region in item.regions]
         if item.thumbnails is not None:
-            thumbnails.append(rows.of_thumbnails(inspection_id, item.thumbnails))
+            thumbnails.append(rows.of_thumbnails(inspection_id, item, item.thumbnails))
     if regions:
         connection.execute(insert(RegionRow), regions)
     if thumbnails:
@@ -283,17 +333,37 @@ def _accounted(
     return sorted((first, last) for first, last in found)
 
 
-def _model_version_ids(connection: Connection, names: set[str]) -> dict[str, int]:
+def _model_version_ids(
+    connection: Connection, names: set[str], first_used_utc: datetime
+) -> dict[str, int]:
     found = connection.execute(
         select(ModelVersionRow.name, ModelVersionRow.id).where(ModelVersionRow.name.in_(names))
     )
     ids = {row.name: row.id for row in found}
+    for name in sorted(names - ids.keys()):
+        if _register_variant(connection, name, first_used_utc):
+            return _model_version_ids(connection, names, first_used_utc)
     if missing := names - ids.keys():
         raise StorageError(
             f"model versions {sorted(missing)} are not registered in this database; "
             "results and calibrations belong to a version that has run here"
         )
     return ids
+
+
+def _register_variant(connection: Connection, name: str, first_used_utc: datetime) -> bool:
+    """Register a known version with a reference bank (`base_version`); False if none is known."""
+    row = ModelVersionRow
+    base = connection.execute(
+        select(row.method, row.backbone, row.card_json).where(
+            row.name == base_version(name), row.name != name
+        )
+    ).one_or_none()
+    if base is None:
+        return False
+    values = {"name": name, **base._mapping, "first_used_utc": first_used_utc}
+    connection.execute(_insert_or_skip(connection, row).values(values))
+    return True
 
 
 def _insert_or_skip(

@@ -85,10 +85,12 @@ def of_region(inspection_id: int, region: Region) -> Values:
     }
 
 
-def of_thumbnails(inspection_id: int, thumbnails: Thumbnails) -> Values:
+def of_thumbnails(inspection_id: int, inspection: Inspection, thumbnails: Thumbnails) -> Values:
     """A row of `thumbnail`."""
     return {
         "inspection_id": inspection_id,
+        "verdict": inspection.verdict.value,
+        "received_utc": inspection.info.received_utc,
         "photo_jpeg": thumbnails.photo_jpeg,
         "overlay_jpeg": thumbnails.overlay_jpeg,
         "map_png": thumbnails.map_png,
@@ -109,6 +111,10 @@ def of_calibration(calibration: Calibration, model_version_id: int) -> Values:
         "is_supported": calibration.is_supported,
         "source": calibration.source,
         "created_utc": calibration.created_utc,
+        "confidence": calibration.confidence,
+        "recipe": calibration.recipe,
+        "median_score": calibration.median_score,
+        "review_rank": calibration.review_rank,
     }
 
 
@@ -126,6 +132,10 @@ def to_calibration(row: Row[Any], model_version: str) -> Calibration:
         is_supported=row.is_supported,
         source=row.source,
         created_utc=row.created_utc,
+        confidence=row.confidence,
+        recipe=row.recipe,
+        median_score=row.median_score,
+        review_rank=row.review_rank,
     )
 
 

@@ -91,7 +91,7 @@ class ModelVersionRow(Base):
 
 
 class CalibrationRow(Base):
-    """Thresholds of a category under a model version; the newest is in force."""
+    """Thresholds of a category and recipe under a model version; the newest is in force."""
 
     __tablename__ = "calibration"
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -106,6 +106,10 @@ class CalibrationRow(Base):
     is_supported: Mapped[bool] = mapped_column(Boolean)
     source: Mapped[str]
     created_utc: Mapped[datetime]
+    confidence: Mapped[float | None] = mapped_column(Float)
+    recipe: Mapped[str | None] = mapped_column(String(64))
+    median_score: Mapped[float | None] = mapped_column(Float)
+    review_rank: Mapped[int | None] = mapped_column(Integer)
 
 
 class InspectionRow(Base):
@@ -170,12 +174,19 @@ class RegionRow(Base):
 
 
 class ThumbnailRow(Base):
-    """Pictures of an inspection, apart from it so that reports do not read them."""
+    """Pictures of an inspection, apart from it so that reports do not read them.
+
+    Verdict and time are those of the inspection: retention finds pictures by them, and on
+    PostgreSQL they choose the partition (`partitions.py`).
+    """
 
     __tablename__ = "thumbnail"
+    __table_args__ = (Index("ix_thumbnail_verdict_received_utc", "verdict", "received_utc"),)
     inspection_id: Mapped[int] = mapped_column(
         ForeignKey("inspection.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
+    verdict: Mapped[str] = mapped_column(String(16))
+    received_utc: Mapped[datetime]
     photo_jpeg: Mapped[bytes] = mapped_column(LargeBinary)
     overlay_jpeg: Mapped[bytes] = mapped_column(LargeBinary)
     map_png: Mapped[bytes] = mapped_column(LargeBinary)
@@ -215,3 +226,26 @@ class EventRow(Base):
     camera: Mapped[str | None] = mapped_column(String(64))
     category: Mapped[str | None] = mapped_column(String(64))
     detail: Mapped[str]
+
+
+class ConfigVersionRow(Base):
+    """A configuration that came into force; the newest at or before an instant was."""
+
+    __tablename__ = "config_version"
+    __table_args__ = (Index("ix_config_version_applied_utc", "applied_utc"),)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    line: Mapped[str] = mapped_column(String(64))
+    applied_utc: Mapped[datetime]
+    sha256: Mapped[str] = mapped_column(String(64))
+    file: Mapped[str]
+    text: Mapped[str]
+    recipes_json: Mapped[str]
+
+
+class DeliveryCursorRow(Base):
+    """Up to which inspection a receiver of verdicts (mqtt, webhook) has confirmed."""
+
+    __tablename__ = "delivery_cursor"
+    line: Mapped[str] = mapped_column(String(64), primary_key=True)
+    receiver: Mapped[str] = mapped_column(String(32), primary_key=True)
+    last_id: Mapped[int] = mapped_column(BigInteger)

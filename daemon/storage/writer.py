@@ -1,40 +1,40 @@
-"""The one thread that writes to the database: takes results from a bounded queue, in batches.
+"""The one thread that writes to the database, and the one that spools while the database is away.
 
-When the queue is full, `put` blocks: the detector waits, and frames are dropped and counted at
-the daemon's entrance, never here. A batch is one transaction; it is repeated while the database
-is locked, full or away, and stored exactly once even where the answer to a COMMIT got lost.
+A batch is one transaction; it is repeated while the database is locked, full, read-only or away,
+and stored exactly once even where the answer to a COMMIT got lost. Meanwhile results go to the
+spool. They are dropped nowhere: with the spool full `put` blocks, the detector waits, and frames
+are dropped and counted at the daemon's entrance.
 """
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import count
+from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from daemon.core import Calibration, Event, FrameLoss, Inspection
+from daemon.core import Calibration, Event
 from daemon.errors import StorageError
 from daemon.log import RateLimitedLog
 from daemon.storage import repository
-from daemon.storage.database import is_temporary, write_transaction
+from daemon.storage.backlog import BATCH_WAIT_S, Backlog, SpoolCounters
+from daemon.storage.batch import Batch, Result, Run, commit_batch
+from daemon.storage.database import is_disk_full, is_temporary, write_transaction
+from daemon.storage.disk_space import DiskSpace, Shed, count_pictures, without_pictures
 from daemon.storage.repository import Stored
+from daemon.storage.spool import Spool
+from daemon.storage.watch import StorageState, changes
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 64
-BATCH_WAIT_S = 0.2
-"""How long a result may wait for company; also how often a blocked `put` looks around."""
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 5.0
 ABANDON_S = 10.0
 """After `stop` gave up: longer than one statement may wait for a lock."""
-
-Result = Inspection | FrameLoss | Calibration | Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class WriterCounters:
     Attributes:
         duplicates: Inspections left out because their frame had a row.
         retries: Failed attempts that were repeated.
+        pictures_left_out: Of stored inspections, for want of disk space.
     """
 
     inspections: int = 0
@@ -52,16 +53,18 @@ class WriterCounters:
     duplicates: int = 0
     batches: int = 0
     retries: int = 0
+    pictures_left_out: int = 0
 
 
 class Writer:
     """Owns all writing while the daemon runs.
 
     Attributes:
-        error: What killed the thread; None while it lives and after an orderly stop.
+        error: What killed a thread; None while both live and after an orderly stop.
         counters: A consistent snapshot; replaced, never changed.
         last_progress: Monotonic seconds of the last turn of the loop. It also moves while the
             database is away, because a restart would not bring it back.
+        state: How storing stands, as of the spool thread's last look.
     """
 
     def __init__(
@@ -69,165 +72,267 @@ class Writer:
         engine: Engine,
         *,
         line: str,
+        spool: Spool,
+        reserve_bytes: int,
         max_results: int,
         on_failure: Callable[[], None],
         on_commit: Callable[[Sequence[Result]], None] | None = None,
+        on_spooled: Callable[[Sequence[Result]], None] | None = None,
+        on_store: Callable[[float], None] | None = None,
+        maintain: Callable[[], Sequence[Event]] | None = None,
     ) -> None:
         """Args are kept; nothing starts.
 
         Args:
-            max_results: Bound of the queue.
+            spool: Open, and empty: `replay` comes first.
+            reserve_bytes: What should stay free on the disks of spool and SQLite file.
+            max_results: Bound of the queue in memory.
             on_failure: Called once, in the dying thread.
-            on_commit: Called in the thread after each commit, with the batch.
+            on_commit: Called after each commit, with the batch.
+            on_spooled: Called when results are on disk by fsync, and not in the database yet.
+            on_store: Called after each commit, with the seconds that the transaction took.
+            maintain: Called between batches while little waits; does a little work each time,
+                and returns what the diary should say.
         """
         self.error: BaseException | None = None
         self.counters = WriterCounters()
         self.last_progress = time.monotonic()
+        self.state = StorageState()
         self._engine = engine
-        self._line = line
-        self._results: queue.Queue[Result] = queue.Queue(max_results)
+        self._run = Run(line, datetime.now(UTC))
+        self._spool_space = DiskSpace(spool.folder, reserve_bytes)
+        self._database_space = _space_of(engine, reserve_bytes)
+        self._backlog = Backlog(self._run, spool, self._spool_space, max_results)
         self._on_failure = on_failure
         self._on_commit = on_commit
+        self._on_spooled = on_spooled
+        self._on_store = on_store
+        self._maintain = maintain
         self._run_id = 0
+        self._is_disk_full = False
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._finished = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=[work], name=name, daemon=True)
+            for name, work in (("writer", self._store_all), ("spool", self._spool_all))
+        ]
         self._warnings = RateLimitedLog(logger)
 
     @property
     def pending(self) -> int:
-        """Results that wait in the queue."""
-        return self._results.qsize()
+        """Results that wait in memory."""
+        return self._backlog.in_memory
+
+    @property
+    def spool_counters(self) -> SpoolCounters:
+        """What went through the spool."""
+        return self._backlog.counters
+
+    @property
+    def pictures_left_out(self) -> int:
+        """For want of disk space, on the way to the spool or to the database."""
+        return self.counters.pictures_left_out + self.spool_counters.pictures_left_out
+
+    @property
+    def spooled_batches(self) -> int:
+        """Batches on disk that the database has not taken yet."""
+        return self._backlog.spooled_batches
 
     def start(self) -> None:
         """Note the daemon's start in the database and begin to write."""
         with write_transaction(self._engine) as connection:
-            self._run_id = repository.start_run(connection, self._line, datetime.now(UTC))
-        self._thread.start()
+            self._run_id = repository.start_run(connection, self._run.line, self._run.started_utc)
+        for thread in self._threads:
+            thread.start()
 
     def put(self, result: Result, *, on_wait: Callable[[], None] | None = None) -> None:
-        """Hand over a result; blocks while the queue is full.
+        """Hand over a result; blocks only while the queue is full and the spool takes nothing.
 
         Args:
             on_wait: Called several times a second while it blocks (a heartbeat).
 
         Raises:
-            StorageError: The thread died or was stopped; the result was not taken.
+            StorageError: A thread died or was stopped; the result was not taken.
         """
         while True:
             if self.error is not None:
                 raise StorageError(f"the writer has died: {self.error}") from self.error
             if self._stopping.is_set():
                 raise StorageError("the writer was stopped; nothing more can be stored")
-            try:
-                self._results.put(result, timeout=BATCH_WAIT_S)
-            except queue.Full:
-                if on_wait is not None:
-                    on_wait()
-            else:
+            if self._backlog.put(result):
                 return
+            if on_wait is not None:
+                on_wait()
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """Store what is queued, note the stop, end the thread. Call after the last `put`.
+        """Store what waits, note the stop, end the threads. Call after the last `put`.
+
+        What the database does not take in time stays in the spool for the next start.
 
         Raises:
-            StorageError: The thread died earlier, or the database stayed away for `timeout_s`.
+            StorageError: A thread died earlier, or not even the spool took everything.
         """
+        storing, spooling = self._threads
         self._stopping.set()
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        storing.join(timeout_s)
+        if storing.is_alive():
             self._abandoned.set()
-            self._thread.join(ABANDON_S)
+            storing.join(ABANDON_S)
+        self._finished.set()
+        self._backlog.crowded.set()
+        spooling.join(ABANDON_S)
+        is_safe = self._backlog.spill_all()
         if self.error is not None:
             raise StorageError(f"not everything was stored: {self.error}") from self.error
-        if self._thread.is_alive():
-            raise StorageError(f"the database does not answer; {self.pending} results not stored")
+        if not is_safe:
+            raise StorageError(
+                f"{self.pending} results given up at stop: neither database nor spool takes them"
+            )
+        if batches := self._backlog.spooled_batches:
+            logger.warning("results wait in the spool", extra={"batches": batches})
 
-    def _run(self) -> None:
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            for number in count(1):
-                batch = self._next_batch()
-                if not batch:
-                    break
-                self._store(number, batch)
-            with write_transaction(self._engine) as connection:
-                repository.stop_run(connection, self._run_id, datetime.now(UTC))
+            work()
         except BaseException as error:
             self.error = error
             logger.exception("writer died", extra={"pending": self.pending})
             self._on_failure()
 
-    def _next_batch(self) -> list[Result]:
-        """Wait for a result and gather what follows; empty when stopped and drained."""
-        batch: list[Result] = []
-        leave_at = float("inf")
-        while len(batch) < BATCH_SIZE:
-            now = self.last_progress = time.monotonic()
-            is_stopping = self._stopping.is_set()  # read before the queue: nothing is overlooked
-            wait_s = min(BATCH_WAIT_S, max(0.0, leave_at - now))
-            try:
-                if is_stopping or wait_s == 0:
-                    batch.append(self._results.get_nowait())
-                else:
-                    batch.append(self._results.get(timeout=wait_s))
-            except queue.Empty:
-                if is_stopping or batch:
-                    break
-                continue
-            if len(batch) == 1:
-                leave_at = time.monotonic() + BATCH_WAIT_S
-        return batch
+    # -- the database thread -------------------------------------------------------------------
 
-    def _store(self, number: int, batch: Sequence[Result]) -> None:
-        """Repeat until the batch is committed; anything but a temporary error is raised."""
-        wait_s = FIRST_RETRY_S
+    def _store_all(self) -> None:
         while True:
+            is_stopping = self._stopping.is_set()  # read before the queue: nothing is overlooked
+            batch = self._backlog.next_batch(wait=not is_stopping, on_wait=self._beat)
+            if batch is None and is_stopping:
+                break
+            if batch is not None:
+                if not self._store(batch):
+                    return
+                self._backlog.done()
+            if not is_stopping and self._backlog.is_calm:
+                self._maintain_a_little()
+        self._note_stop()
+
+    def _store(self, batch: Batch) -> bool:
+        """Repeat until the batch is committed; False if `stop` did not want to wait for that.
+
+        Anything but a temporary error is raised.
+        """
+        wait_s = FIRST_RETRY_S
+        shed = self._database_shed()
+        while True:
+            lighter = replace(batch, results=without_pictures(batch.results, shed))
+            began_at = time.monotonic()
             try:
-                stored = self._write(number, batch)
+                stored = commit_batch(self._engine, self._run_id, lighter)
             except DBAPIError as error:
                 if not is_temporary(error):
                     raise
                 self._note_retry(batch, error)
+                if is_disk_full(error):
+                    self._is_disk_full = True
+                    shed = Shed(min(shed + 1, Shed.ALL_PICTURES))
                 if self._abandoned.wait(wait_s):
-                    rest = len(batch) + self.pending
-                    raise StorageError(f"{rest} results given up at stop: {error.orig}") from error
+                    return False
                 wait_s = min(2 * wait_s, LAST_RETRY_S)
             else:
                 break
+        self._is_disk_full = False
+        if self._on_store is not None:
+            self._on_store(time.monotonic() - began_at)
         if stored is not None:
-            self._note_stored(batch, stored)
+            self._note_stored(batch, lighter, stored)
         if self._on_commit is not None:
-            self._on_commit(batch)
+            self._on_commit(batch.results)
+        return True
 
-    def _write(self, number: int, batch: Sequence[Result]) -> Stored | None:
-        """One transaction; None where an earlier attempt was committed after all."""
-        frames = [item for item in batch if not isinstance(item, Calibration)]
-        with write_transaction(self._engine) as connection:
-            if not repository.claim_batch(connection, self._run_id, number):
-                return None
-            for item in batch:
-                if isinstance(item, Calibration):
-                    repository.add_calibration(connection, item)
-            return repository.add_results(connection, self._line, frames)
+    def _note_stop(self) -> None:
+        """Everything is stored; a database that goes away now costs only this note."""
+        try:
+            with write_transaction(self._engine) as connection:
+                repository.stop_run(connection, self._run_id, datetime.now(UTC))
+        except DBAPIError as error:
+            if not is_temporary(error):
+                raise
+            logger.warning("stop not noted", extra={"error": str(error.orig)})
 
-    def _note_retry(self, batch: Sequence[Result], error: DBAPIError) -> None:
+    def _maintain_a_little(self) -> None:
+        if self._maintain is None:
+            return
+        try:
+            for event in self._maintain():
+                self._backlog.note(event)
+        except DBAPIError as error:
+            if not is_temporary(error):
+                raise
+            self._warnings.warning("maintain", "maintenance postponed", error=str(error.orig))
+
+    def _beat(self) -> None:
         self.last_progress = time.monotonic()
+
+    def _note_retry(self, batch: Batch, error: DBAPIError) -> None:
+        self._beat()
         self.counters = replace(self.counters, retries=self.counters.retries + 1)
         self._warnings.warning(
             "retry",
             "results wait for the database",
-            rows=len(batch),
+            rows=len(batch.results),
             pending=self.pending,
+            spooled_batches=self.spooled_batches,
             error=str(error.orig),
         )
 
-    def _note_stored(self, batch: Sequence[Result], stored: Stored) -> None:
+    def _note_stored(self, batch: Batch, lighter: Batch, stored: Stored) -> None:
         before = self.counters
+        calibrations = sum(isinstance(item, Calibration) for item in batch.results)
         self.counters = replace(
             before,
             inspections=before.inspections + stored.inspections,
             losses=before.losses + stored.losses,
-            calibrations=before.calibrations + sum(isinstance(item, Calibration) for item in batch),
+            calibrations=before.calibrations + calibrations,
             duplicates=before.duplicates + len(stored.duplicates),
             batches=before.batches + 1,
+            pictures_left_out=before.pictures_left_out
+            + count_pictures(batch.results)
+            - count_pictures(lighter.results),
         )
+
+    # -- the spool thread ----------------------------------------------------------------------
+
+    def _spool_all(self) -> None:
+        while not self._finished.is_set():
+            self._backlog.crowded.wait(BATCH_WAIT_S)
+            self._backlog.crowded.clear()
+            safe = self._backlog.spill()
+            if safe and self._on_spooled is not None:
+                self._on_spooled(safe)
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Keep the diary of the disks; an entry waits with the results until it can be stored."""
+        is_spooling = self.spooled_batches > 0
+        now = StorageState(
+            is_spooling=is_spooling,
+            shed=max(
+                self._database_shed(), self._spool_space.shed() if is_spooling else Shed.NOTHING
+            ),
+            is_blocked=self.spool_counters.is_full and self._backlog.in_memory > 0,
+        )
+        for event in changes(self.state, now, datetime.now(UTC)):
+            logger.warning("storage", extra={"kind": event.kind, "detail": event.detail})
+            self._backlog.note(event)
+        self.state = now
+
+    def _database_shed(self) -> Shed:
+        by_space = Shed.NOTHING if self._database_space is None else self._database_space.shed()
+        return max(by_space, Shed.OK_PICTURES if self._is_disk_full else Shed.NOTHING)
+
+
+def _space_of(engine: Engine, reserve_bytes: int) -> DiskSpace | None:
+    """A SQLite file's disk; that of a PostgreSQL server is not ours to see."""
+    if engine.dialect.name != "sqlite":
+        return None
+    return DiskSpace(Path(str(engine.url.database)).parent, reserve_bytes)

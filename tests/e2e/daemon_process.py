@@ -52,6 +52,7 @@ class Line:
             "shifts": [{"name": "day", "start": "06:00"}, {"name": "night", "start": "18:00"}],
             "model": {"threads": 2},
             "queue": {"max_frames": 500},
+            "http": {"listen": "off"},
         }
         self.endpoint: str = self.settings["sources"][0]["endpoint"]
         self.environment = dict(os.environ)

@@ -2,7 +2,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from daemon.core import Frame, FrameLoss, LossReason
 from daemon.ingest.admission import ErrorFrame
 from daemon.ingest.frame_queue import FrameQueue
 from daemon.ingest.ledger import CameraCounters, IngestCounters
+from daemon.ingest.sequence import Gap
 from daemon.ingest.subscriber import Subscriber
 
 PATIENCE_S = 20.0
@@ -85,6 +86,8 @@ def start_ingest() -> Iterator[StartIngest]:
         queue: QueueConfig | None = None,
         limits: LimitsConfig | None = None,
         last_seqs: Mapping[tuple[str, int], int] | None = None,
+        first_seqs: Mapping[tuple[str, int], int] | None = None,
+        missing: Mapping[tuple[str, int], Sequence[Gap]] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> RunningIngest:
         frames = FrameQueue(queue or QueueConfig(max_frames=1000))
@@ -108,6 +111,8 @@ def start_ingest() -> Iterator[StartIngest]:
             utc_now=lambda: datetime.now(UTC),
             clock=time.monotonic,
             last_seqs=last_seqs,
+            first_seqs=first_seqs,
+            missing=missing,
             context=context,
         )
         running = RunningIngest(subscriber, frames, threading.Event(), losses, errors, turned)

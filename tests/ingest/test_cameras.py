@@ -78,6 +78,28 @@ def test_an_emulated_basler_camera_streams_every_frame(
     assert (running.losses, running.errors, running.camera().sent) == ([], [], 30)
 
 
+def test_an_emulated_basler_camera_keeps_its_frames_until_they_are_stored(
+    start_ingest: StartIngest,
+    ipc_endpoints: Iterator[str],
+    cameras: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    need("pypylon")
+    endpoint = next(ipc_endpoints)
+    running = start_ingest(SourceConfig(endpoint=endpoint, socket="router", mode="bind"))
+
+    camera = cameras(
+        *("--endpoint", endpoint, "--category", "fabric", "--count", "10", "--rate", "100"),
+        *("--size", "320", "240", "--outbox", str(tmp_path / "outbox")),
+    )
+    frame_ids = [running.frames.get(timeout_s=20).info.frame_id for _ in range(10)]
+    running.subscriber.stored(frame_ids)
+    output, errors = camera.communicate(timeout=60)
+
+    assert (camera.returncode, errors, output) == (0, "", "sent 10 of 10 frames\n")
+    assert [frame_id.seq for frame_id in frame_ids] == list(range(10))
+
+
 def test_images_shown_to_the_emulated_camera_arrive_bit_for_bit(
     start_ingest: StartIngest,
     ipc_endpoints: Iterator[str],

@@ -77,6 +77,20 @@ def test_stop_ends_the_waiting_and_loses_nothing() -> None:
     assert drain(frames) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "block"])
+def test_frames_that_must_be_kept_are_neither_dropped_nor_counted(policy: str) -> None:
+    frames = FrameQueue(QueueConfig(max_frames=2, drop_policy=policy))  # type: ignore[arg-type]
+    for seq in range(5):
+        assert frames.put(frame(seq), stop=RUNNING, must_keep=True) == ()
+
+    for seq in range(5, 7):
+        assert frames.put(frame(seq), stop=RUNNING) == ()
+    dropped = [] if policy == "block" else seqs(frames.put(frame(7), stop=RUNNING))
+
+    assert dropped == {"drop_oldest": [5], "drop_newest": [7], "block": []}[policy]
+    assert drain(frames)[:5] == [0, 1, 2, 3, 4]
+
+
 def test_an_empty_queue_says_so() -> None:
     frames = FrameQueue(QueueConfig())
 

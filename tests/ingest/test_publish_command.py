@@ -173,3 +173,30 @@ def test_push_waits_for_the_receiver_and_loses_nothing(
 
     assert codes == [0]
     assert (running.camera().sent, running.losses) == (3, [])
+
+
+def test_dealer_waits_until_everything_is_stored(
+    folder: Path,
+    start_ingest: StartIngest,
+    ipc_endpoints: Iterator[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    endpoint = next(ipc_endpoints)
+    running = start_ingest(SourceConfig(endpoint=endpoint, socket="router", mode="bind"))
+    codes: list[int] = []
+    arguments = options(endpoint, "--socket", "dealer", "--outbox", str(folder.parent / "outbox"))
+    sender = threading.Thread(target=lambda: codes.append(run(str(folder), *arguments)))
+    sender.start()
+
+    frames = [running.frames.get(timeout_s=20) for _ in range(3)]
+    assert not codes, "received is not stored"
+    running.subscriber.stored(frame.info.frame_id for frame in frames)
+    sender.join(20)
+
+    assert codes == [0]
+    assert "sent 3 frames" in capsys.readouterr().out
+
+
+def test_an_outbox_needs_the_reliable_socket(folder: Path, ipc_endpoints: Iterator[str]) -> None:
+    with pytest.raises(ConfigError, match="--socket dealer"):
+        run(str(folder), *options(next(ipc_endpoints), "--outbox", "somewhere"))

@@ -188,9 +188,10 @@ def test_what_a_receiver_would_refuse_is_refused_here(
         assert publisher.next_seq == 0
 
 
-def test_the_publisher_brings_no_heavy_package() -> None:
+@pytest.mark.parametrize("module", ["publisher", "reliable_publisher"])
+def test_the_publisher_brings_no_heavy_package(module: str) -> None:
     program = (
-        "import sys, daemon.ingest.publisher\n"
+        f"import sys, daemon.ingest.{module}\n"
         "heavy = {'pydantic', 'torch', 'sqlalchemy', 'yaml', 'rich'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or None)"
     )

@@ -53,7 +53,7 @@ def make(
     book = CalibrationBook(
         model_version="m1",
         categories=categories,
-        calibrations=calibrations if calibrated else {},
+        calibrations=calibrations.values() if calibrated else (),
         learned={},
         now=lambda: NOW,
     )

@@ -88,11 +88,35 @@ EXAMPLE_ALTERNATIVES = [
     ("pull", None, "  # - endpoint: tcp://0.0.0.0:5556"),
     ("pull", None, "  #   socket: pull"),
     ("pull", None, "  #   mode: bind"),
+    ("router", None, "  # - endpoint: tcp://0.0.0.0:5557"),
+    ("router", None, "  #   socket: router"),
+    ("router", None, "  #   credit: 32"),
+    ("router", None, "  #   max_publishers: 16"),
+    ("stale", None, "    # stale_after_s: 10"),
     ("imagezmq", None, "  # - endpoint: tcp://192.168.10.22:5555"),
     ("imagezmq", None, "  #   camera: cam2"),
     ("model", None, "  # checkpoint: "),
     ("model", None, "  # threads: 4"),
+    ("model", None, "  # commissioning: true"),
     ("learn", None, "    # learn_frames: 200"),
+    *(
+        ("recipe", None, f"    # {key}")
+        for key in (
+            "confidence: 0.95",
+            "review_as: REVIEW",
+            "roi:",
+            "  include: ",
+            "  ignore: ",
+            "sanity:",
+            "  min_contrast: 0.5",
+            "  min_brightness: 30",
+            "  max_brightness: 230",
+            "  min_sharpness: 50",
+            "  frozen_after: 5",
+            "  width_px: 2448",
+            "  height_px: 2048",
+        )
+    ),
 ]
 
 
@@ -109,9 +133,22 @@ def test_the_example_is_valid_with_everything_commented_in(tmp_path: Path) -> No
     config = load_config(path)
 
     assert config.storage.url == "postgresql://zsad:${ZSAD_DB_PASSWORD}@db.example.com:5432/zsad"
-    assert [source.socket for source in config.sources] == ["sub", "sub", "pull", "sub"]
+    assert [source.socket for source in config.sources] == ["sub", "sub", "pull", "router", "sub"]
     assert config.sources[2].mode == "bind"
-    assert config.sources[3].camera == "cam2"
+    assert config.sources[4].camera == "cam2"
     assert config.model.threads == 4
     assert config.model.checkpoint == Path("/var/lib/zsad/models/aa_clip/v1")
     assert config.categories["fabric_global"].learn_frames == 200
+    recipe = config.categories["fabric_local"]
+    assert (recipe.confidence, recipe.sanity.frozen_after) == (0.95, 5)
+    assert (len(recipe.roi.include), len(recipe.roi.ignore)) == (1, 1)
+
+
+def test_commissioning_is_said_plainly(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(("shifts:", "model: {commissioning: true}\nshifts:"))
+
+    assert run("check-config", str(path)) == 0
+
+    assert "none (commissioning): every verdict is LEARNING" in capsys.readouterr().out

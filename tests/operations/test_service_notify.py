@@ -1,5 +1,6 @@
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def test_each_state_arrives_as_systemd_expects_it(systemd: tuple[socket.socket, 
         b"WATCHDOG=1",
         b"STOPPING=1\nSTATUS=draining",
     ]
+
+
+def test_a_reload_names_its_moment_by_the_monotonic_clock(
+    systemd: tuple[socket.socket, str],
+) -> None:
+    manager, address = systemd
+    before = time.monotonic_ns() // 1000
+
+    ServiceNotifier({"NOTIFY_SOCKET": address}).reloading()
+
+    state, _, moment = manager.recv(4096).decode().partition("\nMONOTONIC_USEC=")
+    assert state == "RELOADING=1"
+    assert before <= int(moment) <= time.monotonic_ns() // 1000
 
 
 def test_a_status_cannot_smuggle_a_second_assignment(systemd: tuple[socket.socket, str]) -> None:

@@ -17,6 +17,8 @@ from daemon.health import Health
 from daemon.status import (
     MAX_STATUS_BYTES,
     STATUS_FILE,
+    SourceState,
+    SourceStatus,
     State,
     StatusSnapshot,
     read_status,
@@ -39,6 +41,7 @@ def snapshot(*, age_s: float = 0.0, pid: int | None = None) -> StatusSnapshot:
     health.set_state(State.READY)
     health.set_model_version("aa_clip/v1")
     health.set_received("cam1", 12, now_utc)
+    health.set_sources({"ipc:///run/frames": SourceStatus(state=SourceState.STALE, publishers=3)})
     health.count_loss(FrameLoss(LossReason.CLOCK, now_utc, "", "cam1"))
     status = health.snapshot(3761.0, now_utc - timedelta(seconds=age_s))
     return status.model_copy(update={"pid": os.getpid() if pid is None else pid})
@@ -88,7 +91,8 @@ def test_a_running_daemon_is_shown(
     assert status_command(write_config) == 0
 
     printed = capsys.readouterr().out
-    for part in ("ready", "01:01:01", "aa_clip/v1", "zsad:***@db", "cam1", "12", "clock 1"):
+    facts = ("ready", "01:01:01", "aa_clip/v1", "zsad:***@db")
+    for part in (*facts, "cam1", "12", "clock 1", "stale"):
         assert part in printed
     assert "unknown" not in printed
 

@@ -121,6 +121,8 @@ class Line:
             self._insert(
                 ThumbnailRow,
                 inspection_id=row_id,
+                verdict=verdict,
+                received_utc=values["received_utc"],
                 photo_jpeg=pictures[0],
                 overlay_jpeg=pictures[1],
                 map_png=b"",

@@ -167,4 +167,5 @@ def test_query_prints_local_times_for_people(
     text = capsys.readouterr().out
     assert "2026-01-31 06:02:00.000" in text
     assert "because" in text
+    assert "2-5" in text  # the missing numbers
     assert "no loss matches" in text

@@ -261,6 +261,16 @@ def test_model_versions_are_listed_with_the_times_they_changed(sqlite_line: Any)
     ]
 
 
+def test_categories_with_and_without_reference_banks_are_one_model(sqlite_line: Any) -> None:
+    plain, with_bank = sqlite_line.model("v1"), sqlite_line.model("v1+refs-ab12")
+    for at_min, model in ((1, with_bank), (2, plain), (3, with_bank)):
+        sqlite_line.frame("OK", at_min, model=model, score=0.1)
+
+    (use,) = early(sqlite_line).model_uses
+
+    assert (use.name, use.frames) == ("v1", 3)
+
+
 def test_calibrations_inside_the_window_are_listed(line: Any) -> None:
     model = line.model("v1")
     line.calibration(-1, model)

@@ -117,7 +117,7 @@ def test_an_unreachable_server_is_refused_without_showing_the_password(tmp_path:
     assert "hunter2" not in str(raised.value)
 
 
-@pytest.mark.parametrize("code", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_READONLY])
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB])
 def test_damage_is_not_temporary(code: int) -> None:
     error = sqlite3.DatabaseError("broken")
     error.sqlite_errorcode = code

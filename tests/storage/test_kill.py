@@ -1,12 +1,16 @@
 import os
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Engine, func, select, text
 
 from daemon.storage import repository
+from daemon.storage.replay import replay
+from daemon.storage.spool import Spool
 from daemon.storage.tables import InspectionRow, RegionRow, ThumbnailRow
 
 CHILD = Path(__file__).with_name("writing_child.py")
@@ -15,10 +19,10 @@ RESEND = 100
 """Numbers sent again after a kill, as a publisher without an acknowledgement would."""
 
 
-def write_until_killed(url: str, first_seq: int, batches: int) -> list[int]:
+def write_until_killed(url: str, first_seq: int, folder: Path, batches: int) -> list[int]:
     """Kill -9 a real writing process after some batches; the last number of each it reported."""
     child = subprocess.Popen(
-        [sys.executable, CHILD, url, str(first_seq)],
+        [sys.executable, CHILD, url, str(first_seq), folder],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -32,13 +36,16 @@ def write_until_killed(url: str, first_seq: int, batches: int) -> list[int]:
 
 
 def test_kill_9_loses_no_acknowledged_row_and_leaves_no_partial_batch(
-    line_engine: Engine,
+    line_engine: Engine, tmp_path: Path
 ) -> None:
     url = line_engine.url.render_as_string(hide_password=False)
-    acknowledged = -1
+    acknowledged, folder = -1, tmp_path / "spool"
     for batches in (1, 3, 8):
-        reported = write_until_killed(url, max(0, acknowledged - RESEND), batches)
+        reported = write_until_killed(url, max(0, acknowledged - RESEND), folder, batches)
         acknowledged = max(reported)
+        with closing(Spool(folder, 1 << 30)) as spool:
+            spool.open()
+            replay(line_engine, spool, stop=threading.Event())
 
         with line_engine.connect() as connection:
             seqs = connection.scalars(select(InspectionRow.seq).order_by(InspectionRow.seq)).all()

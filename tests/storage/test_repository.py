@@ -237,7 +237,7 @@ def test_the_newest_calibration_of_the_model_version_is_in_force(
     with line_engine.connect() as connection:
         current = repository.current_calibrations(connection, "aa-clip-1")
 
-    assert current == {"fabric": newer, "metal": other}
+    assert current == [newer, other]
 
 
 def test_a_calibration_of_an_unknown_model_version_is_refused(
@@ -286,7 +286,7 @@ def test_learning_scores_are_those_of_one_category_and_version_in_order(
     assert other.pred_scores == ()
 
 
-def test_last_sequences_count_losses_and_forget_old_epochs(
+def test_outermost_sequences_count_losses_and_forget_old_epochs(
     line_engine: Engine, make_inspection: MakeInspection, make_loss: MakeLoss, now: datetime
 ) -> None:
     old = make_inspection(99, epoch=1, received_utc=now - timedelta(days=3))
@@ -302,7 +302,10 @@ def test_last_sequences_count_losses_and_forget_old_epochs(
     with line_engine.connect() as connection:
         last = repository.last_sequences(connection, now - timedelta(days=1))
 
+        first = repository.first_sequences(connection, now - timedelta(days=1))
+
     assert last == {("cam1", 7): 8, ("cam2", 7): 2}
+    assert first == {("cam1", 7): 4, ("cam2", 7): 2}
 
 
 @settings(

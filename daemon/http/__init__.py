@@ -1,0 +1,1 @@
+"""Health and metrics over HTTP. Reads what the daemon counts; changes nothing."""

@@ -1,0 +1,99 @@
+"""At the start: what the last run left in the spool goes to the database before anything else."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from daemon.errors import DatabaseAwayError, StorageError
+from daemon.storage import repository
+from daemon.storage.batch import Batch, Run, commit_batch
+from daemon.storage.database import is_temporary, write_transaction
+from daemon.storage.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of the spool.
+
+    Attributes:
+        batches: In the database now, some of them since before the crash.
+        rejected: Files with batches that the database refused for good.
+    """
+
+    batches: int = 0
+    rejected: list[Path] = field(default_factory=list)
+
+
+def replay(
+    engine: Engine,
+    spool: Spool,
+    *,
+    patience_s: float = 60.0,
+    stop: threading.Event,
+    clock: Callable[[], float] = time.monotonic,
+) -> Replayed:
+    """Store the spool's batches in order, each once.
+
+    Args:
+        patience_s: How long the database may refuse one batch for a reason that passes.
+
+    Raises:
+        DatabaseAwayError: The database did not come back in time; the rest stays in the spool.
+    """
+    replayed = Replayed()
+    run_ids: dict[Run, int] = {}
+    while spool.batches:
+        give_up_at = clock() + patience_s
+        while True:
+            try:
+                if (batch := spool.first()) is not None:
+                    _store(engine, batch, run_ids)
+                    replayed.batches += 1
+                    spool.remove_first()
+                break
+            except DBAPIError as error:
+                if not is_temporary(error):
+                    replayed.rejected.append(_reject(spool, error))
+                    break
+                if clock() >= give_up_at or stop.wait(RETRY_S):
+                    raise DatabaseAwayError(
+                        f"{spool.batches} batches wait in {spool.folder}, and the database does "
+                        f"not take them: {error.orig}"
+                    ) from error
+            except StorageError as error:
+                replayed.rejected.append(_reject(spool, error))
+                break
+    if replayed.batches:
+        logger.info("spool of the last run stored", extra={"batches": replayed.batches})
+    return replayed
+
+
+def alarm_detail(paths: Iterable[Path]) -> str:
+    """For the diary."""
+    names = ", ".join(str(path) for path in paths)
+    return f"not stored, and kept for a person to look at: {names}"
+
+
+def _store(engine: Engine, batch: Batch, run_ids: dict[Run, int]) -> None:
+    if batch.run not in run_ids:
+        with write_transaction(engine) as connection:
+            run_ids[batch.run] = repository.adopt_run(
+                connection, batch.run.line, batch.run.started_utc
+            )
+    commit_batch(engine, run_ids[batch.run], batch)
+
+
+def _reject(spool: Spool, error: Exception) -> Path:
+    path = spool.reject_first()
+    logger.error("spooled batch put aside", extra={"file": str(path), "error": str(error)})
+    return path
