@@ -279,3 +279,32 @@ class Inspection:
     thumbnails: Thumbnails | None = None
     error_reason: LossReason | None = None
     error_detail: str | None = None
+
+
+class LabelVerdict(StrEnum):
+    """What a person says of a frame."""
+
+    OK = "OK"
+    NG = "NG"
+    UNCERTAIN = "UNCERTAIN"  # looked at, and could not be told
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a person said of one inspection; the newest is in force, older ones are history.
+
+    Attributes:
+        source: How it came in: "cli", or "import:" and a file format.
+        defect: None for OK, or where nobody named it.
+        mask_png: Where the defect is, a PNG that is 0 elsewhere, in the proportions of the frame;
+            None for OK.
+    """
+
+    inspection_id: int
+    verdict: LabelVerdict
+    author: str
+    at_utc: datetime
+    source: str
+    defect: str | None = None
+    mask_png: bytes | None = None
+    note: str | None = None

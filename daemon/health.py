@@ -20,6 +20,7 @@ from daemon.status import (
     CameraStatus,
     ConfigStatus,
     SourceStatus,
+    StageStatus,
     State,
     StatusSnapshot,
     ThreadStatus,
@@ -281,6 +282,7 @@ class Health:
                 latency_frames=len(latencies_s),
                 latency_p50_s=p50_s,
                 latency_p99_s=p99_s,
+                stages=self._stage_statuses(),
                 queue_frames=self._queue_frames,
                 queue_limit=self._queue_limit,
                 batches=self._batches,
@@ -294,6 +296,15 @@ class Health:
                 events=dict(self._events),
                 counters=dict(self._counters),
             )
+
+    def _stage_statuses(self) -> dict[Stage, StageStatus]:
+        found = {}
+        for stage, histogram in self._stages.items():
+            counted = histogram.counted()
+            p50_s, p99_s = counted.quantile(0.5), counted.quantile(0.99)
+            if p50_s is not None and p99_s is not None:
+                found[stage] = StageStatus(p50_s=p50_s, p99_s=p99_s)
+        return found
 
     def _camera_status(self, name: str) -> CameraStatus:
         return CameraStatus(

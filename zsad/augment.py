@@ -4,11 +4,14 @@ Refuses to know about networks; images and masks stay aligned.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageEnhance
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -65,6 +68,56 @@ def mosaic_mask(masks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     whole = np.vstack([np.hstack(masks[:2]), np.hstack(masks[2:])])
     share = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
     return (np.asarray(share) >= 0.5).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Random changes of a whole training picture and its mask, each with its probability.
+
+    Attributes:
+        turn_deg, turn_p: Rotation by up to so many degrees either way.
+        shift, shift_p: Translation by up to this share of the side, on each axis.
+        flip_p: Of a horizontal and, independently, of a vertical flip.
+        colour, colour_p: Brightness, contrast and saturation, each by a factor of 1 - colour to
+            1 + colour, each with its own draw.
+    """
+
+    turn_deg: float
+    turn_p: float
+    shift: float
+    shift_p: float
+    flip_p: float
+    colour: float = 0.0
+    colour_p: float = 0.0
+
+
+def augmented(
+    rng: np.random.Generator,
+    image: Image,
+    mask: NDArray[np.float32],
+    plan: Augmentation,
+    fill: tuple[int, int, int],
+) -> tuple[Image, NDArray[np.float32]]:
+    """A picture uint8 [S, S, 3] and its mask [S, S] in {0, 1}, changed together.
+
+    Geometry takes the nearest pixel; what comes into view is `fill`, and normal in the mask.
+    """
+    picture, labels = PILImage.fromarray(image), PILImage.fromarray(mask.astype(np.uint8))
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        if rng.random() < plan.colour_p:
+            picture = enhance(picture).enhance(rng.uniform(1 - plan.colour, 1 + plan.colour))
+    if rng.random() < plan.turn_p:
+        angle = rng.uniform(-plan.turn_deg, plan.turn_deg)
+        picture, labels = picture.rotate(angle, fillcolor=fill), labels.rotate(angle, fillcolor=0)
+    if rng.random() < plan.shift_p:
+        x, y = (round(share * image.shape[0]) for share in rng.uniform(-plan.shift, plan.shift, 2))
+        moved = (0, 0)
+        picture = picture.rotate(0, translate=(x, y), fillcolor=fill, center=moved)
+        labels = labels.rotate(0, translate=(x, y), fillcolor=0, center=moved)
+    for flip in (PILImage.Transpose.FLIP_LEFT_RIGHT, PILImage.Transpose.FLIP_TOP_BOTTOM):
+        if rng.random() < plan.flip_p:
+            picture, labels = picture.transpose(flip), labels.transpose(flip)
+    return np.asarray(picture), np.asarray(labels, dtype=np.float32)
 
 
 def random_light(rng: np.random.Generator, image: Image) -> Image:

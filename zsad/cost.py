@@ -1,12 +1,17 @@
-"""What a method costs in floating-point operations, from formulas; nothing is run or measured.
+"""What a method costs in floating-point operations, from formulas; nothing is measured.
 
 Two operations per multiply-add. Layer norms, activations, softmax and losses are left out (below
 one percent). Refuses to know data sets, weights and how fast a machine is.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import assert_never
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from zsad.backbone import Backbone
 from zsad.config.aa_clip import AAClipConfig
@@ -76,7 +81,7 @@ class Shape:
 
     Attributes:
         patches: N.
-        patch_values: Numbers in a patch, 3 * side * side.
+        embedding: Operations of the patch embedding.
         embed: D.
         first_vv: First block with a V-V stream.
         stages: Blocks in a quarter of the vision tower.
@@ -86,7 +91,7 @@ class Shape:
     vision: Tower
     text: Tower
     patches: int
-    patch_values: int
+    embedding: float
     embed: int
     first_vv: int
     stages: int
@@ -96,11 +101,6 @@ class Shape:
     def tokens(self) -> int:
         """Patches and the class token."""
         return self.patches + 1
-
-    @property
-    def embedding(self) -> float:
-        """The patch embedding."""
-        return 2.0 * self.patches * self.patch_values * self.vision.width
 
     @property
     def visual_pass(self) -> float:
@@ -177,7 +177,7 @@ def shape_of(backbone: Backbone) -> Shape:
         vision=towers[0],
         text=towers[1],
         patches=backbone.grid**2,
-        patch_values=3 * backbone.patch_px**2,
+        embedding=_embedding(backbone),
         embed=backbone.embed_dim,
         first_vv=backbone.first_vv_block,
         stages=backbone.n_vision_blocks // 4,
@@ -226,7 +226,8 @@ def image_cost(method: MethodConfig, shape: Shape) -> ImageCost:  # noqa: C901  
             passes = 1 if method.prompts == "static" else 2
             sentences = ADA_SENTENCES if method.prompts != "static" else 0
             text = shape.prompts(sentences, SENTENCE_TOKENS + 3)
-            return ImageCost(passes * full, text, levels)
+            again = (passes - 1) * (full - shape.embedding)  # the same patches enter again
+            return ImageCost(full + again, text, levels)
         case MVFAConfig():
             bottlenecks = 4 * 2 * 2 * 2.0 * shape.tokens * Dv * D
             return ImageCost(full + bottlenecks, 0.0, 0.0)
@@ -237,7 +238,8 @@ def image_cost(method: MethodConfig, shape: Shape) -> ImageCost:  # noqa: C901  
             stream = full + shape.vv_streams(shape.vision.blocks)
             adapt = 2 * shape.per_patch((D, ANOVL_SENTENCES))  # to the sentences and back
             steps = method.adaptation_steps * 2 * 3 + 1  # clean and noisy, forward and backward
-            return ImageCost(stream + views * full, 0.0, steps * adapt)
+            # the image's own class token comes with its stream
+            return ImageCost(stream + (views - 1) * full, 0.0, steps * adapt)
         case _:
             assert_never(method)
 
@@ -300,6 +302,18 @@ def training_costs(  # noqa: C901  # one arm a method
             return (StageCost(0.0, cost.vision + behind + adapters),)
         case _:
             assert_never(method)
+
+
+def _embedding(backbone: Backbone) -> float:
+    """Of the patch convolution by its formula; a CNN in its place is counted without values."""
+    embed = backbone.clip.visual.conv1
+    if isinstance(embed, nn.Conv2d):
+        return 2.0 * backbone.grid**2 * 3 * backbone.patch_px**2 * backbone.vision_width
+    outlined = copy.deepcopy(embed).to("meta")
+    side = backbone.input_size
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        outlined(torch.empty(1, 3, side, side, device="meta"))
+    return float(counter.get_total_flops())
 
 
 def _trained_prompts(shape: Shape, count: float, tokens: int) -> float:

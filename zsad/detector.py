@@ -11,6 +11,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from zsad.augment import Augmentation
 from zsad.backbone import Backbone
 from zsad.config.method import MethodConfig
 from zsad.preprocess import Resampling
@@ -224,6 +225,7 @@ class MethodStage:
             backbone: `Backbone.embed_images` -> those constants, tensors [B, ...]. The trainer
             may keep them, so that later epochs cost only texts and heads.
         mosaic: Probability that a picture is replaced by a 2x2 mosaic of pictures of its class.
+        augmentation: Drawn anew whenever a picture is seen.
     """
 
     name: str
@@ -237,6 +239,7 @@ class MethodStage:
     rate_per: Literal["step", "epoch"] = "step"
     frozen: Callable[[Tensor], tuple[Tensor, ...]] | None = None
     mosaic: float = 0.0
+    augmentation: Augmentation | None = None
 
 
 class TrainableDetector(Detector):

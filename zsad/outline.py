@@ -1,6 +1,7 @@
-"""Networks with shapes but no values: what a method would train and how long, before any weights.
+"""Networks before any weights: what a method would train and how long, and how fast it runs.
 
-Built on torch's meta device, so nothing is read but a model's configuration.
+Nothing is read but a model's configuration. An outline has shapes but no values: it is built on
+torch's meta device.
 """
 
 import json
@@ -35,11 +36,27 @@ def outline_backbone(config: BackboneConfig) -> Backbone:
     Raises:
         BackboneError: its shape is not known here, or does not fit the image size.
     """
-    if config.name.startswith(COMPACT_PREFIX):
-        return load_backbone(config)
-    shape = _shape(config.name)
     with torch.device("meta"):
-        return Backbone(open_clip.CLIP(**shape), config, _NO_MEAN, _NO_STD, SimpleTokenizer())
+        return random_backbone(config)
+
+
+def random_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone that a configuration names with random weights: for timing, nothing else.
+
+    An embedded backbone is small and comes with its own.
+
+    Raises:
+        BackboneError: its shape is not known here, or does not fit the image size.
+    """
+    if config.name.startswith(COMPACT_PREFIX):
+        with torch.device("cpu"):
+            return load_backbone(config)
+    shape = _shape(config.name)
+    try:
+        clip = open_clip.CLIP(**shape)
+    except TypeError as error:  # another class's configuration
+        raise BackboneError(f"{config.name} is no plain CLIP: {error}") from error
+    return Backbone(clip, config, _NO_MEAN, _NO_STD, SimpleTokenizer())
 
 
 def outline_detector(method: MethodConfig, backbone: Backbone) -> Detector:

@@ -99,12 +99,7 @@ def load_predictor(checkpoint: Path | None, device: DeviceName) -> Predictor:
         BackboneError: its backbone cannot be made.
         DeviceError: `cuda` was wanted and torch sees none.
     """
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise DeviceError(
-            "device is cuda, but torch sees no CUDA device: check nvidia-smi, or use cpu"
-        )
-    chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+    chosen = choose_device(device)
     loaded = load_detector(checkpoint or default_checkpoint(), chosen)
     backbone = loaded.detector.backbone
     return Predictor(
@@ -115,3 +110,17 @@ def load_predictor(checkpoint: Path | None, device: DeviceName) -> Predictor:
         version=loaded.version,
         card=loaded.card,
     )
+
+
+def choose_device(device: DeviceName) -> torch.device:
+    """The device that a word means here; `auto` is a GPU where there is one.
+
+    Raises:
+        DeviceError: `cuda` was wanted and torch sees none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise DeviceError(
+            "device is cuda, but torch sees no CUDA device: check nvidia-smi, or use cpu"
+        )
+    return torch.device("cuda" if has_cuda and device != "cpu" else "cpu")

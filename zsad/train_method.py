@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsad.augment import mosaic, mosaic_mask
+from zsad.augment import augmented, mosaic, mosaic_mask
 from zsad.backbone import Backbone
 from zsad.corpus import Image
 from zsad.detector import MethodStage, TrainableDetector, TrainingBatch
@@ -25,8 +25,8 @@ from zsad.processes import ALONE, Processes
 from zsad.train import StepLosses, TrainStage
 from zsad.view_store import Embed, ViewStore
 
-ORDER_KEY, MOSAIC_KEY = 1_000_001, 1_000_002
-"""Random-stream keys of an epoch's order and mosaics, out of reach of step numbers in use."""
+ORDER_KEY, MOSAIC_KEY, AUGMENT_KEY = 1_000_001, 1_000_002, 1_000_003
+"""Random-stream keys of an epoch's order, mosaics and augmentations, beyond any step number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class Pictures:
     Attributes:
         store: The pictures.
         seed: Of order and mosaics.
-        every_image: Each picture once an epoch in a new order, with the stage's mosaics; else
-            each batch is drawn evenly.
+        every_image: Each picture once an epoch in a new order, with the stage's mosaics and
+            augmentation; else each batch is drawn evenly.
         device: Where batches go.
         processes: Between which every batch is divided; each gets a whole published batch.
         cache: None computes frozen features at every step.
@@ -175,12 +175,14 @@ class _Picture:
     """One picture of a batch.
 
     Attributes:
-        row: Of the store; None for a mosaic, which exists once.
+        row: Of the store; None for a mosaic or a changed picture, which exists once.
         parts: The store's pictures that it is made of: itself, or four.
+        key: Of the random stream that changes it; None leaves it as it is.
     """
 
     row: int | None
     parts: Sequence[int]
+    key: tuple[int, ...] | None = None
 
 
 class StageBatches:
@@ -240,7 +242,11 @@ class StageBatches:
         return self._stage.mosaic if self._pictures.every_image else 0.0
 
     def _picture(self, row: int, step: int) -> _Picture:
-        """The picture itself, or a mosaic of its class; depends on seed, stage, step and row."""
+        """The picture, itself, changed or in a mosaic; depends on seed, stage, step and row."""
+        if self._stage.augmentation is not None and self._pictures.every_image:
+            return _Picture(
+                None, [row], (self._pictures.seed, self._number, step, row, AUGMENT_KEY)
+            )
         if not self._mosaic_share:
             return _Picture(row, [row])
         rng = np.random.default_rng([self._pictures.seed, self._number, step, row, MOSAIC_KEY])
@@ -272,11 +278,27 @@ class StageBatches:
 
     def _image(self, picture: _Picture) -> Image:
         images = list(self._store.images_of(picture.parts))
+        if picture.key is not None:
+            return self._changed(picture)[0]
         return images[0] if len(images) == 1 else mosaic(images)
 
     def _mask(self, picture: _Picture) -> NDArray[np.float32]:
         masks = list(self._store.masks_of(picture.parts))
+        if picture.key is not None:
+            return self._changed(picture)[1]
         return masks[0] if len(masks) == 1 else mosaic_mask(masks)
+
+    def _changed(self, picture: _Picture) -> tuple[Image, NDArray[np.float32]]:
+        """Image and mask after the stage's augmentation; the same at every call."""
+        assert picture.key is not None, "asked of a changed picture"  # noqa: S101
+        assert self._stage.augmentation is not None, "it has a key"  # noqa: S101
+        (image,), (mask,) = (
+            self._store.images_of(picture.parts),
+            self._store.masks_of(picture.parts),
+        )
+        red, green, blue = (round(255 * float(mean)) for mean in self._backbone.mean)
+        rng = np.random.default_rng(picture.key)
+        return augmented(rng, image, mask, self._stage.augmentation, (red, green, blue))
 
     def _embedded(self, picture: _Picture) -> Tensor:
         """[1, 1 + N, Dv] on the device, rounded to half precision as all stored ones are."""

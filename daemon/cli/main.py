@@ -9,6 +9,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from daemon.cli import (
+    benchmark,
     calibrate,
     database,
     datasets,
@@ -17,6 +18,7 @@ from daemon.cli import (
     evaluate,
     explain,
     keys,
+    label,
     operate,
     publish,
     query,
@@ -72,10 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         report,
         query,
         explain,
+        label,
         database,
         keys,
         datasets,
         evaluate,
+        benchmark,
         train,
         reproduce,
         demo,

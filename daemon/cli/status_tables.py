@@ -36,6 +36,12 @@ def _facts(status: StatusSnapshot) -> Table:
             f"p50 {status.latency_p50_s * 1e3:.0f} ms, p99 {status.latency_p99_s * 1e3:.0f} ms "
             f"over {status.latency_frames} frames",
         )
+    if status.stages:
+        times = [
+            f"{name} {stage.p50_s * 1e3:.0f}/{stage.p99_s * 1e3:.0f}"
+            for name, stage in status.stages.items()
+        ]
+        table.add_row("stages p50/p99 ms", ", ".join(times))
     if late:
         table.add_row("stuck threads", f"[red]{escape(', '.join(late))}[/]")
     for trouble in status.troubles.values():

@@ -30,6 +30,8 @@ from daemon.security.key_files import optional_client_keys
 logger = logging.getLogger(__name__)
 
 BUFFER_FRAMES = 256
+UNANSWERED_MS = 6_000
+"""Then TCP gives up a daemon that takes no data, and the socket dials again."""
 
 
 class ReliablePublisher:
@@ -110,6 +112,7 @@ class ReliablePublisher:
             self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ENVELOPE_BYTES)
             # No queue for a connection that is not there: it would send old news first.
             self._socket.setsockopt(zmq.IMMEDIATE, 1)
+            self._socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MS)
             attach(self._socket, endpoint, mode, None if keys is None else keys.secure)
         except (ValueError, zmq.ZMQError):
             self._release()

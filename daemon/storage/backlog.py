@@ -1,10 +1,14 @@
 """Where results wait for the database, in order: in memory, and on disk when that takes long.
 
-The database thread takes batches with `next_batch` and gives them back with `done`. The spool
+The database thread takes batches with `next_batches` and gives them back with `done`. The spool
 thread calls `spill`: while the database is away or slow it moves everything that waits to the
 spool, the batch in the database thread's hands first, so that the order stays and all of it
 survives a crash. Where the spool is full or its disk takes nothing, results stay in the queue,
 and `put` waits.
+
+A batch in the spool is small, what came in BATCH_WAIT_S, because cameras wait for it to be safe;
+the database takes many of them in one transaction. Once those in its hands are the last of the
+spool, new results wait in memory again: else a transaction of BATCH_WAIT_S would never see the end.
 """
 
 import logging
@@ -62,7 +66,7 @@ class Backlog:
         self._lock = threading.Lock()
         self._notes: list[Result] = []
         self._number = 0
-        self._current: Batch | None = None
+        self._current: tuple[Batch, ...] = ()
         self._current_since = 0.0
         self._is_current_spooled = False
         self._refused: Batch | None = None
@@ -103,39 +107,41 @@ class Backlog:
         with self._lock:
             self._notes.append(result)
 
-    def next_batch(self, *, wait: bool, on_wait: Callable[[], None]) -> Batch | None:
-        """What has waited longest; None if nothing did or came within BATCH_WAIT_S.
+    def next_batches(self, *, wait: bool, on_wait: Callable[[], None]) -> tuple[Batch, ...]:
+        """What has waited longest, for one transaction; () if nothing came within BATCH_WAIT_S.
 
         Raises:
             StorageError, OSError: The spool cannot be read.
         """
         with self._lock:
-            if (batch := self._spool.first()) is not None:
-                return self._begin(batch, is_spooled=True)
+            if batches := self._spool.oldest(BATCH_SIZE):
+                return self._begin(batches, is_spooled=True)
             if (batch := self._refused) is not None:
                 self._refused = None
-                return self._begin(batch, is_spooled=False)
+                return self._begin((batch,), is_spooled=False)
         results = self._gather(wait=wait, on_wait=on_wait)
         with self._lock:
             if not results and not self._notes:
-                return None
-            return self._begin(self._numbered(results), is_spooled=False)
+                return ()
+            return self._begin((self._numbered(results),), is_spooled=False)
 
     def done(self) -> None:
-        """The batch of the last `next_batch` is stored."""
+        """The batches of the last `next_batches` are stored."""
         with self._lock:
             if self._is_current_spooled:
-                self._spool.remove_first()
-            self._current = None
+                for _ in self._current:
+                    self._spool.remove_first()
+            self._current = ()
 
     def spill(self) -> Sequence[Result]:
         """Move to the spool what waits, if the database is away or slow; what is safe now."""
         with self._lock:
-            if self._current is None:
+            if not self._current:
                 return ()  # the database thread is about to take the next
             is_slow = time.monotonic() - self._current_since > SLOW_S
             is_crowded = self._queue.qsize() >= self._crowd
-            if is_slow or is_crowded or self._refused or self._spool.batches:
+            behind = self._spool.batches - (len(self._current) if self._is_current_spooled else 0)
+            if is_slow or is_crowded or self._refused or behind:
                 return self._spill()
             return ()
 
@@ -145,12 +151,12 @@ class Backlog:
             self._spill()
             if self._notes and self._refused is None:
                 self._keep(self._numbered([]))
-            return self._refused is None and (self._current is None or self._is_current_spooled)
+            return self._refused is None and (not self._current or self._is_current_spooled)
 
-    def _begin(self, batch: Batch, *, is_spooled: bool) -> Batch:
-        self._current, self._is_current_spooled = batch, is_spooled
+    def _begin(self, batches: tuple[Batch, ...], *, is_spooled: bool) -> tuple[Batch, ...]:
+        self._current, self._is_current_spooled = batches, is_spooled
         self._current_since = time.monotonic()
-        return batch
+        return batches
 
     def _numbered(self, results: Sequence[Result]) -> Batch:
         self._number += 1
@@ -178,22 +184,26 @@ class Backlog:
     def _spill(self) -> list[Result]:
         """In the order of numbers: the batch being stored, a refused one, the queue."""
         safe: list[Result] = []
-        if self._current is not None and not self._is_current_spooled:
-            self._is_current_spooled = self._keep(self._current)
+        if self._current and not self._is_current_spooled:
+            (batch,) = self._current  # more come from the spool only
+            self._is_current_spooled = self._keep(batch)
             if not self._is_current_spooled:
                 return safe
-            safe += self._current.results
+            safe += batch.results
         if self._refused is not None:
             if not self._keep(self._refused):
                 return safe
             safe += self._refused.results
             self._refused = None
-        while results := self._taken():
+        results = self._taken()
+        while results:
             batch = self._numbered(results)
             if not self._keep(batch):
                 self._refused = batch
                 break
             safe += batch.results
+            # the few that came during the fsync can wait for company
+            results = self._taken() if len(results) == BATCH_SIZE else []
         return safe
 
     def _taken(self) -> list[Result]:

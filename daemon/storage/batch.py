@@ -1,5 +1,6 @@
 """Results that are stored together, in one transaction or not at all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +11,8 @@ from daemon.storage import repository
 from daemon.storage.database import write_transaction
 from daemon.storage.repository import Stored
 
-BATCH_SIZE = 64
+BATCH_SIZE = 256
+"""Results in one transaction, about; PostgreSQL takes 64 at two thirds of the speed."""
 
 Result = Inspection | FrameLoss | Calibration | Event
 
@@ -25,7 +27,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """At most BATCH_SIZE results and a few notes.
+    """At most BATCH_SIZE results and a few notes; what the spool keeps as one record.
 
     Attributes:
         number: From 1, in the order in which batches are stored; with `run` it tells whether
@@ -37,21 +39,27 @@ class Batch:
     results: tuple[Result, ...]
 
 
-def commit_batch(engine: Engine, run_id: int, batch: Batch) -> Stored | None:
+def commit_batches(engine: Engine, run_id: int, batches: Sequence[Batch]) -> Stored | None:
     """One transaction; None where an earlier attempt was committed after all.
 
+    Batches that an earlier attempt has committed, in whatever company, are left out.
+
     Args:
-        run_id: The row of `batch.run`.
+        run_id: The row of their `run`.
+        batches: At least one, of one run, in the order of their numbers.
 
     Raises:
         DBAPIError: Nothing was stored; `is_temporary` tells whether to try again.
         StorageError: The run or a model version is not in this database.
     """
     with write_transaction(engine) as connection:
-        if not repository.claim_batch(connection, run_id, batch.number):
+        last_stored = repository.claim_batches(connection, run_id, batches[-1].number)
+        new = [batch for batch in batches if batch.number > last_stored]
+        if not new:
             return None
-        for item in batch.results:
+        results = [item for batch in new for item in batch.results]
+        for item in results:
             if isinstance(item, Calibration):
                 repository.add_calibration(connection, item)
-        others = [item for item in batch.results if not isinstance(item, Calibration)]
-        return repository.add_results(connection, batch.run.line, others)
+        others = [item for item in results if not isinstance(item, Calibration)]
+        return repository.add_results(connection, batches[0].run.line, others)

@@ -190,7 +190,12 @@ def _prepare_file(path: Path) -> None:
 
 
 def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
-    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": busy_timeout_s})
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        # A statement for each size of batch would stay prepared: 128 of them are 40 MB and more.
+        connect_args={"timeout": busy_timeout_s, "cached_statements": 4},
+    )
 
     @event.listens_for(engine, "connect")
     def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:

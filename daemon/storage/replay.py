@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from daemon.errors import DatabaseAwayError, StorageError
 from daemon.storage import repository
-from daemon.storage.batch import Batch, Run, commit_batch
+from daemon.storage.batch import BATCH_SIZE, Batch, Run, commit_batches
 from daemon.storage.database import is_temporary, write_transaction
 from daemon.storage.spool import Spool
 
@@ -42,7 +42,9 @@ def replay(
     stop: threading.Event,
     clock: Callable[[], float] = time.monotonic,
 ) -> Replayed:
-    """Store the spool's batches in order, each once.
+    """Store the spool's batches in order, each once, many in one transaction.
+
+    Where the database refuses something for good, batches go one by one until it is found.
 
     Args:
         patience_s: How long the database may refuse one batch for a reason that passes.
@@ -52,27 +54,30 @@ def replay(
     """
     replayed = Replayed()
     run_ids: dict[Run, int] = {}
+    at_once = BATCH_SIZE
+    give_up_at = clock() + patience_s
     while spool.batches:
-        give_up_at = clock() + patience_s
-        while True:
-            try:
-                if (batch := spool.first()) is not None:
-                    _store(engine, batch, run_ids)
-                    replayed.batches += 1
-                    spool.remove_first()
-                break
-            except DBAPIError as error:
-                if not is_temporary(error):
-                    replayed.rejected.append(_reject(spool, error))
-                    break
+        try:
+            batches = spool.oldest(at_once)
+            _store(engine, batches, run_ids)
+        except (DBAPIError, StorageError) as error:
+            if isinstance(error, DBAPIError) and is_temporary(error):
                 if clock() >= give_up_at or stop.wait(RETRY_S):
                     raise DatabaseAwayError(
                         f"{spool.batches} batches wait in {spool.folder}, and the database does "
                         f"not take them: {error.orig}"
                     ) from error
-            except StorageError as error:
-                replayed.rejected.append(_reject(spool, error))
-                break
+                continue
+            if at_once > 1:
+                at_once = 1
+                continue
+            replayed.rejected.append(_reject(spool, error))
+            at_once = BATCH_SIZE
+        else:
+            for _ in batches:
+                spool.remove_first()
+            replayed.batches += len(batches)
+        give_up_at = clock() + patience_s
     if replayed.batches:
         logger.info("spool of the last run stored", extra={"batches": replayed.batches})
     return replayed
@@ -84,13 +89,12 @@ def alarm_detail(paths: Iterable[Path]) -> str:
     return f"not stored, and kept for a person to look at: {names}"
 
 
-def _store(engine: Engine, batch: Batch, run_ids: dict[Run, int]) -> None:
-    if batch.run not in run_ids:
+def _store(engine: Engine, batches: Sequence[Batch], run_ids: dict[Run, int]) -> None:
+    run = batches[0].run
+    if run not in run_ids:
         with write_transaction(engine) as connection:
-            run_ids[batch.run] = repository.adopt_run(
-                connection, batch.run.line, batch.run.started_utc
-            )
-    commit_batch(engine, run_ids[batch.run], batch)
+            run_ids[run] = repository.adopt_run(connection, run.line, run.started_utc)
+    commit_batches(engine, run_ids[run], batches)
 
 
 def _reject(spool: Spool, error: Exception) -> Path:

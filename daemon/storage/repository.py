@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Function, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Function,
+    Select,
+    String,
+    Text,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -67,7 +79,7 @@ class MissingRange:
 
 
 def start_run(connection: Connection, line: str, now: datetime) -> int:
-    """Note a start of the daemon; the id is needed by `claim_batch` and `stop_run`."""
+    """Note a start of the daemon; the id is needed by `claim_batches` and `stop_run`."""
     statement = (
         insert(DaemonRunRow)
         .values(line=line, started_utc=now, last_batch=0)
@@ -93,24 +105,22 @@ def stop_run(connection: Connection, run_id: int, now: datetime) -> None:
     )
 
 
-def claim_batch(connection: Connection, run_id: int, number: int) -> bool:
-    """Whether batch `number` (counted from 1) of this run still has to be written.
+def claim_batches(connection: Connection, run_id: int, last: int) -> int:
+    """Note that batches up to number `last` of this run are written; which was the last before.
 
-    False where an earlier attempt was committed although its answer never arrived.
+    Those up to the number returned were committed by an earlier attempt, although its answer
+    may never have arrived, and must not be written again. The first batch is 1; 0 is none.
 
     Raises:
         StorageError: The run's row is gone.
     """
-    claimed = connection.execute(
-        update(DaemonRunRow)
-        .where(DaemonRunRow.id == run_id, DaemonRunRow.last_batch < number)
-        .values(last_batch=number)
-    )
-    if claimed.rowcount == 1:
-        return True
-    if connection.scalar(select(DaemonRunRow.id).where(DaemonRunRow.id == run_id)) is None:
+    run = DaemonRunRow
+    before = connection.scalar(select(run.last_batch).where(run.id == run_id).with_for_update())
+    if before is None:
         raise StorageError(f"daemon_run {run_id} was deleted while its daemon runs; start it again")
-    return False
+    if before < last:
+        connection.execute(update(run).where(run.id == run_id).values(last_batch=last))
+    return before
 
 
 def ensure_model_version(
@@ -290,12 +300,17 @@ def _add_inspections(
         {item.model_version for item in inspections},
         min(item.decided_utc for item in inspections),
     )
-    inserted = connection.execute(
-        _insert_or_skip(connection, InspectionRow).returning(
-            InspectionRow.id, InspectionRow.camera, InspectionRow.epoch, InspectionRow.seq
-        ),
-        [rows.of_inspection(line, item, model_ids[item.model_version]) for item in inspections],
+    values = [rows.of_inspection(line, item, model_ids[item.model_version]) for item in inspections]
+    insert_new = _insert_or_skip(connection, InspectionRow).returning(
+        InspectionRow.id, InspectionRow.camera, InspectionRow.epoch, InspectionRow.seq
     )
+    if isinstance(insert_new, postgresql.Insert):
+        names = list(values[0])
+        insert_new = insert_new.from_select(names, _from_arrays(InspectionRow, names))
+        columns = {name: [row[name] for row in values] for name in names}
+        inserted = connection.execute(insert_new, columns)
+    else:
+        inserted = connection.execute(insert_new, values)
     ids = {FrameId(row.camera, row.epoch, row.seq): row.id for row in inserted}
     regions: list[rows.Values] = []
     thumbnails: list[rows.Values] = []
@@ -364,6 +379,21 @@ def _register_variant(connection: Connection, name: str, first_used_utc: datetim
     values = {"name": name, **base._mapping, "first_used_utc": first_used_utc}
     connection.execute(_insert_or_skip(connection, row).values(values))
     return True
+
+
+def _from_arrays(table: type[InspectionRow], names: Sequence[str]) -> Select[Any]:
+    """Rows out of one array for each column: a statement as short for 256 rows as for one.
+
+    psycopg takes statements apart anew each time when they are long, and keeps short ones.
+    """
+    # TEXT: a cast to VARCHAR(n) would cut off what is too long, without a word
+    types = {
+        name: Text() if isinstance(kind := table.__table__.c[name].type, String) else kind
+        for name in names
+    }
+    arrays = [bindparam(name, type_=postgresql.ARRAY(types[name])) for name in names]
+    unnested = func.unnest(*arrays).table_valued(*(column(name, types[name]) for name in names))
+    return select(*unnested.render_derived().c)
 
 
 def _insert_or_skip(

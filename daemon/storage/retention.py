@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, false, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from daemon.config.retention import RetentionConfig
 from daemon.storage import partitions
 from daemon.storage.database import write_transaction
-from daemon.storage.tables import InspectionRow, RegionRow, ThumbnailRow
+from daemon.storage.tables import InspectionRow, LabelRow, RegionRow, ThumbnailRow
 
 CHUNK_ROWS = 200
 BUDGET_ORDER = ("OK", "LEARNING", "REVIEW")
@@ -66,11 +66,8 @@ def rules_of(config: RetentionConfig, now: datetime) -> list[Rule]:
 
 
 def is_protected(inspection_id: InstrumentedAttribute[int]) -> ColumnElement[bool]:
-    """Whether nothing may remove an inspection or its pictures: each reason is one term of the or.
-
-    There is none yet. A table of labels adds `inspection_id.in_(select(LabelRow.inspection_id))`.
-    """
-    return or_(false(), inspection_id.is_(None))
+    """Whether nothing may remove an inspection or its pictures: somebody has labelled it."""
+    return inspection_id.in_(select(LabelRow.inspection_id))
 
 
 def preview(connection: Connection, rules: list[Rule]) -> list[Removed]:

@@ -28,7 +28,7 @@ def of_inspection(line: str, inspection: Inspection, model_version_id: int) -> V
         "frame_to_verdict_ms": inspection.frame_to_verdict_s * 1000,
         "verdict": inspection.verdict.value,
         "error_reason": None if inspection.error_reason is None else inspection.error_reason.value,
-        "error_detail": _storable(inspection.error_detail),
+        "error_detail": storable(inspection.error_detail),
         "pred_score": inspection.pred_score,
         "map_peak": inspection.map_peak,
         "review_threshold": None if calibration is None else calibration.review_threshold,
@@ -37,9 +37,9 @@ def of_inspection(line: str, inspection: Inspection, model_version_id: int) -> V
         "model_version_id": model_version_id,
         "width_px": inspection.width_px,
         "height_px": inspection.height_px,
-        "part_id": _storable(info.part_id, MAX_ID),
-        "lot": _storable(info.lot, MAX_ID),
-        "trigger_id": _storable(info.trigger_id, MAX_ID),
+        "part_id": storable(info.part_id, MAX_ID),
+        "lot": storable(info.lot, MAX_ID),
+        "trigger_id": storable(info.trigger_id, MAX_ID),
     }
 
 
@@ -50,12 +50,12 @@ def of_loss(line: str, loss: FrameLoss) -> Values:
         "reason": loss.reason.value,
         "lost_utc": loss.lost_utc,
         "frames": loss.frames,
-        "camera": _storable(loss.camera, MAX_NAME),
-        "category": _storable(loss.category, MAX_NAME),
+        "camera": storable(loss.camera, MAX_NAME),
+        "category": storable(loss.category, MAX_NAME),
         "epoch": loss.epoch,
         "first_seq": loss.first_seq,
         "last_seq": loss.last_seq,
-        "detail": _storable(loss.detail),
+        "detail": storable(loss.detail),
     }
 
 
@@ -66,9 +66,9 @@ def of_event(line: str, event: Event) -> Values:
         "kind": event.kind.value,
         "severity": event.severity.value,
         "at_utc": event.at_utc,
-        "camera": _storable(event.camera, MAX_NAME),
-        "category": _storable(event.category, MAX_NAME),
-        "detail": _storable(event.detail),
+        "camera": storable(event.camera, MAX_NAME),
+        "category": storable(event.category, MAX_NAME),
+        "detail": storable(event.detail),
     }
 
 
@@ -139,7 +139,7 @@ def to_calibration(row: Row[Any], model_version: str) -> Calibration:
     )
 
 
-def _storable(text: str | None, limit: int | None = None) -> str | None:
+def storable(text: str | None, limit: int | None = None) -> str | None:
     """Text that both databases take: PostgreSQL refuses NUL, too long, and lone surrogates."""
     if text is None:
         return None

@@ -139,15 +139,30 @@ class Spool:
         segment.size += len(record)
         segment.waiting += 1
 
-    def first(self) -> Batch | None:
-        """The batch that waits longest; it stays until `remove_first`.
+    def oldest(self, results: int) -> tuple[Batch, ...]:
+        """The batches that wait longest, of one run; each stays until `remove_first`.
+
+        Args:
+            results: No batch is added to those that hold so many together.
 
         Raises:
-            StorageError: It cannot be read; `reject_first` puts it aside.
+            StorageError: The first cannot be read; `reject_first` puts it aside.
         """
-        if not self._entries:
-            return None
-        return decode(self._content(self._entries[0]))
+        batches: list[Batch] = []
+        for entry in self._entries:
+            try:
+                batch = decode(self._content(entry))
+            except StorageError:
+                if batches:
+                    break  # it is for the next call to say so
+                raise
+            if batches and batch.run != batches[0].run:
+                break
+            batches.append(batch)
+            results -= len(batch.results)
+            if results <= 0:
+                break
+        return tuple(batches)
 
     def remove_first(self) -> None:
         """It is stored. The file goes with its last record."""

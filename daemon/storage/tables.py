@@ -242,6 +242,30 @@ class ConfigVersionRow(Base):
     recipes_json: Mapped[str]
 
 
+class LabelRow(Base):
+    """What a person said of an inspection; the newest row of an inspection is in force.
+
+    An inspection with a label cannot be deleted: the foreign key has no ON DELETE.
+    """
+
+    __tablename__ = "label"
+    __table_args__ = (
+        CheckConstraint("verdict IN ('OK', 'NG', 'UNCERTAIN')", name="verdict_known"),
+        CheckConstraint(
+            "verdict <> 'OK' OR (defect IS NULL AND mask_png IS NULL)", name="ok_has_no_defect"
+        ),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    inspection_id: Mapped[int] = mapped_column(ForeignKey("inspection.id"), index=True)
+    verdict: Mapped[str] = mapped_column(String(16))
+    author: Mapped[str] = mapped_column(String(64))
+    at_utc: Mapped[datetime]
+    source: Mapped[str] = mapped_column(String(64))
+    defect: Mapped[str | None] = mapped_column(String(64))
+    mask_png: Mapped[bytes | None] = mapped_column(LargeBinary)
+    note: Mapped[str | None]
+
+
 class DeliveryCursorRow(Base):
     """Up to which inspection a receiver of verdicts (mqtt, webhook) has confirmed."""
 

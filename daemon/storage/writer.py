@@ -1,9 +1,9 @@
 """The one thread that writes to the database, and the one that spools while the database is away.
 
-A batch is one transaction; it is repeated while the database is locked, full, read-only or away,
-and stored exactly once even where the answer to a COMMIT got lost. Meanwhile results go to the
-spool. They are dropped nowhere: with the spool full `put` blocks, the detector waits, and frames
-are dropped and counted at the daemon's entrance.
+A batch, or several from the spool, is one transaction; it is repeated while the database is
+locked, full, read-only or away, and stored exactly once even where the answer to a COMMIT got
+lost. Meanwhile results go to the spool. They are dropped nowhere: with the spool full `put`
+blocks, the detector waits, and frames are dropped and counted at the daemon's entrance.
 """
 
 import logging
@@ -22,7 +22,7 @@ from daemon.errors import StorageError
 from daemon.log import RateLimitedLog
 from daemon.storage import repository
 from daemon.storage.backlog import BATCH_WAIT_S, Backlog, SpoolCounters
-from daemon.storage.batch import Batch, Result, Run, commit_batch
+from daemon.storage.batch import Batch, Result, Run, commit_batches
 from daemon.storage.database import is_disk_full, is_temporary, write_transaction
 from daemon.storage.disk_space import DiskSpace, Shed, count_pictures, without_pictures
 from daemon.storage.repository import Stored
@@ -32,7 +32,7 @@ from daemon.storage.watch import StorageState, changes
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.05
-LAST_RETRY_S = 5.0
+LAST_RETRY_S = 2.0
 ABANDON_S = 10.0
 """After `stop` gave up: longer than one statement may wait for a lock."""
 
@@ -88,7 +88,7 @@ class Writer:
             reserve_bytes: What should stay free on the disks of spool and SQLite file.
             max_results: Bound of the queue in memory.
             on_failure: Called once, in the dying thread.
-            on_commit: Called after each commit, with the batch.
+            on_commit: Called after each commit, with its results.
             on_spooled: Called when results are on disk by fsync, and not in the database yet.
             on_store: Called after each commit, with the seconds that the transaction took.
             maintain: Called between batches while little waits; does a little work each time,
@@ -205,33 +205,35 @@ class Writer:
     def _store_all(self) -> None:
         while True:
             is_stopping = self._stopping.is_set()  # read before the queue: nothing is overlooked
-            batch = self._backlog.next_batch(wait=not is_stopping, on_wait=self._beat)
-            if batch is None and is_stopping:
+            batches = self._backlog.next_batches(wait=not is_stopping, on_wait=self._beat)
+            if not batches and is_stopping:
                 break
-            if batch is not None:
-                if not self._store(batch):
+            if batches:
+                if not self._store(batches):
                     return
                 self._backlog.done()
             if not is_stopping and self._backlog.is_calm:
                 self._maintain_a_little()
         self._note_stop()
 
-    def _store(self, batch: Batch) -> bool:
-        """Repeat until the batch is committed; False if `stop` did not want to wait for that.
+    def _store(self, batches: Sequence[Batch]) -> bool:
+        """Repeat until all are committed, at once; False if `stop` did not want to wait for that.
 
         Anything but a temporary error is raised.
         """
         wait_s = FIRST_RETRY_S
         shed = self._database_shed()
         while True:
-            lighter = replace(batch, results=without_pictures(batch.results, shed))
+            lighter = [
+                replace(batch, results=without_pictures(batch.results, shed)) for batch in batches
+            ]
             began_at = time.monotonic()
             try:
-                stored = commit_batch(self._engine, self._run_id, lighter)
+                stored = commit_batches(self._engine, self._run_id, lighter)
             except DBAPIError as error:
                 if not is_temporary(error):
                     raise
-                self._note_retry(batch, error)
+                self._note_retry(error)
                 if is_disk_full(error):
                     self._is_disk_full = True
                     shed = Shed(min(shed + 1, Shed.ALL_PICTURES))
@@ -244,9 +246,9 @@ class Writer:
         if self._on_store is not None:
             self._on_store(time.monotonic() - began_at)
         if stored is not None:
-            self._note_stored(batch, lighter, stored)
+            self._note_stored(batches, lighter, stored)
         if self._on_commit is not None:
-            self._on_commit(batch.results)
+            self._on_commit([item for batch in batches for item in batch.results])
         return True
 
     def _note_stop(self) -> None:
@@ -273,31 +275,34 @@ class Writer:
     def _beat(self) -> None:
         self.last_progress = time.monotonic()
 
-    def _note_retry(self, batch: Batch, error: DBAPIError) -> None:
+    def _note_retry(self, error: DBAPIError) -> None:
         self._beat()
         self.counters = replace(self.counters, retries=self.counters.retries + 1)
         self._warnings.warning(
             "retry",
             "results wait for the database",
-            rows=len(batch.results),
             pending=self.pending,
             spooled_batches=self.spooled_batches,
             error=str(error.orig),
         )
 
-    def _note_stored(self, batch: Batch, lighter: Batch, stored: Stored) -> None:
+    def _note_stored(
+        self, batches: Sequence[Batch], lighter: Sequence[Batch], stored: Stored
+    ) -> None:
         before = self.counters
-        calibrations = sum(isinstance(item, Calibration) for item in batch.results)
+        items = [item for batch in batches for item in batch.results]
+        written = [item for batch in lighter for item in batch.results]
+        calibrations = sum(isinstance(item, Calibration) for item in items)
         self.counters = replace(
             before,
             inspections=before.inspections + stored.inspections,
             losses=before.losses + stored.losses,
             calibrations=before.calibrations + calibrations,
             duplicates=before.duplicates + len(stored.duplicates),
-            batches=before.batches + 1,
+            batches=before.batches + len(batches),
             pictures_left_out=before.pictures_left_out
-            + count_pictures(batch.results)
-            - count_pictures(lighter.results),
+            + count_pictures(items)
+            - count_pictures(written),
         )
 
     # -- the spool thread ----------------------------------------------------------------------

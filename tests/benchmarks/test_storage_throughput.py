@@ -2,7 +2,8 @@
 
     pytest -m benchmark -s tests/benchmarks/test_storage_throughput.py
 
-Batches of 64, each row with one region and 20 kB of pictures, one synced transaction per batch.
+Batches as full as the daemon's under load, each row with one region and 20 kB of pictures, one
+synced transaction per batch.
 """
 
 import sqlite3
@@ -19,13 +20,14 @@ from sqlalchemy import Engine
 
 from daemon.core import FrameId, FrameInfo, Inspection, Region, Thumbnails, Verdict
 from daemon.storage import repository
+from daemon.storage.batch import BATCH_SIZE
 from daemon.storage.database import write_transaction
 from daemon.storage.tables import InspectionRow
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
 
-BATCH = 64
-BATCHES = 100
+BATCH = BATCH_SIZE
+BATCHES = 40
 PHOTO, OVERLAY, MAP = bytes(range(256)) * 40, bytes(range(256)) * 28, bytes(range(256)) * 12
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 

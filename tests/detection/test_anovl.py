@@ -100,6 +100,19 @@ def test_without_views_and_steps_it_is_a_plain_softmax(backbone: Backbone, image
     torch.testing.assert_close(found.image_score, cosines.softmax(-1)[:, 1], atol=1e-6, rtol=0)
 
 
+def test_score_is_the_mean_over_views_that_each_ran_alone(
+    backbone: Backbone, images: Tensor
+) -> None:
+    detector = AnoVL(backbone, AnoVLConfig(adaptation_steps=0))
+    anchors = detector.anchors.unit(NAMES)
+
+    found = detector.predict(images, NAMES)
+
+    with torch.no_grad():
+        alone = [detector._image_score(view, anchors) for view in image_views(images)]
+    torch.testing.assert_close(found.image_score, torch.stack(alone).mean(0), atol=1e-6, rtol=0)
+
+
 def test_images_are_resized_bilinearly_as_published(backbone: Backbone) -> None:
     assert AnoVL(backbone, AnoVLConfig()).resampling == "bilinear"
     assert AnoVL(backbone, AnoVLConfig(resampling="bicubic")).resampling == "bicubic"

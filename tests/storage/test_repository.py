@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
 
 from daemon.core import (
@@ -357,16 +357,30 @@ def test_a_gap_loss_closes_the_hole(
     assert after == []
 
 
+def test_a_name_that_is_too_long_is_refused_and_not_cut_off(
+    postgres_engine: Engine,
+    register: Callable[[Engine], None],
+    make_inspection: Callable[..., Inspection],
+) -> None:
+    register(postgres_engine)
+
+    with (
+        pytest.raises(DBAPIError, match="too long"),
+        write_transaction(postgres_engine) as connection,
+    ):
+        repository.add_results(connection, "line1", [make_inspection(camera="c" * 65)])
+
+
 def test_a_batch_is_claimed_once(engine: Engine, now: datetime) -> None:
     with write_transaction(engine) as connection:
         run_id = repository.start_run(connection, "line1", now)
 
-    claims = []
-    for number in (1, 1, 2):
+    before = []
+    for last in (1, 1, 5, 3, 6):
         with write_transaction(engine) as connection:
-            claims.append(repository.claim_batch(connection, run_id, number))
+            before.append(repository.claim_batches(connection, run_id, last))
 
-    assert claims == [True, False, True]
+    assert before == [0, 1, 1, 5, 5]
 
 
 def test_a_deleted_run_stops_the_writer(engine: Engine) -> None:
@@ -374,4 +388,4 @@ def test_a_deleted_run_stops_the_writer(engine: Engine) -> None:
         pytest.raises(StorageError, match="daemon_run 5 was deleted"),
         write_transaction(engine) as connection,
     ):
-        repository.claim_batch(connection, 5, 1)
+        repository.claim_batches(connection, 5, 1)

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,9 @@ def opened(folder: Path, max_bytes: int = 1 << 30) -> Iterator[Spool]:
 
 
 def drain(spool: Spool) -> list[Batch]:
-    batches = []
-    while (batch := spool.first()) is not None:
-        batches.append(batch)
+    batches: list[Batch] = []
+    while found := spool.oldest(1):
+        batches += found
         spool.remove_first()
     return batches
 
@@ -75,7 +75,7 @@ def test_what_was_appended_comes_back_in_order_after_a_restart(
         for number in (1, 2, 3):
             spool.append(batch(number))
         spool.remove_first()
-        assert spool.first() == batch(2)
+        assert spool.oldest(1) == (batch(2),)
     with opened(tmp_path) as spool:
         spool.append(batch(4))
         again = drain(spool)
@@ -107,7 +107,9 @@ def test_cut_at_any_byte_of_the_last_record_all_earlier_ones_come_back_once(
                 assert drain(spool) == batches[:2]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
 def test_a_byte_changed_on_disk_costs_at_most_what_follows_it_and_is_kept(
     tmp_path_factory: pytest.TempPathFactory, make_loss: MakeLoss, at: int, byte: int
@@ -130,6 +132,57 @@ def test_a_byte_changed_on_disk_costs_at_most_what_follows_it_and_is_kept(
 
     assert found == batches[: sum(end <= at for end in ends)]
     assert not list(folder.glob("*.spool"))
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+)
+@given(
+    sizes=st.lists(st.integers(1, 5), max_size=12),
+    restarts=st.sets(st.integers(0, 11)),
+    wanted=st.integers(1, 12),
+)
+def test_batches_leave_together_in_order_of_one_run_and_no_more_than_needed(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_loss: MakeLoss,
+    sizes: list[int],
+    restarts: set[int],
+    wanted: int,
+) -> None:
+    batches, run = [], RUN
+    for number, size in enumerate(sizes):
+        if number in restarts:
+            run = Run("line1", RUN.started_utc + timedelta(hours=number + 1))
+        batches.append(Batch(run, number + 1, (make_loss(first=number),) * size))
+    taken: list[Batch] = []
+    with opened(tmp_path_factory.mktemp("spool")) as spool:
+        for item in batches:
+            spool.append(item)
+        while together := spool.oldest(wanted):
+            assert len({item.run for item in together}) == 1
+            assert sum(len(item.results) for item in together[:-1]) < wanted
+            taken += together
+            for _ in together:
+                spool.remove_first()
+
+    assert taken == batches
+
+
+def test_what_cannot_be_read_ends_a_group_and_is_said_when_it_is_the_oldest(
+    tmp_path: Path, batch: Callable[[int], Batch]
+) -> None:
+    with opened(tmp_path) as spool:
+        spool.append(batch(1))
+        whole = spool.size_bytes
+        spool.append(batch(2))
+        (path,) = tmp_path.glob("*.spool")
+        content = path.read_bytes()
+        path.write_bytes(content[: whole + 20] + b"?" + content[whole + 21 :])
+
+        assert spool.oldest(100) == (batch(1),)
+        spool.remove_first()
+        with pytest.raises(StorageError, match="was changed on disk"):
+            spool.oldest(100)
 
 
 def test_a_full_spool_takes_nothing_and_stays_whole(

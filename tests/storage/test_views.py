@@ -9,11 +9,13 @@ from daemon.core import (
     EventKind,
     FrameLoss,
     Inspection,
+    Label,
+    LabelVerdict,
     LossReason,
     Severity,
     Verdict,
 )
-from daemon.storage import repository
+from daemon.storage import labels, repository
 from daemon.storage.database import write_transaction
 
 MakeInspection = Callable[..., Inspection]
@@ -143,9 +145,12 @@ def test_the_examples_in_the_guide_run_on_both_databases(
     line_engine: Engine, make_inspection: MakeInspection, make_loss: MakeLoss
 ) -> None:
     store(line_engine, [make_inspection(0), make_loss(first=1)])
+    with write_transaction(line_engine) as connection:
+        said = Label(1, LabelVerdict.NG, "ana", make_inspection(0).decided_utc, "cli")
+        labels.add_labels(connection, "line1", [said])
     queries = [item[item.index("SELECT") :] for item in examples() if "SELECT" in item]
 
     with line_engine.connect() as connection:
         found = [len(connection.execute(text(query)).all()) for query in queries]
 
-    assert found == [1, 1, 1, 1]
+    assert found == [1, 1, 1, 1, 1]

@@ -113,7 +113,7 @@ def test_stop_stores_everything_that_was_put(
 def test_a_backlog_leaves_in_full_batches(
     tmp_path: Path, line_engine: Engine, make_inspection: MakeInspection
 ) -> None:
-    line = Line(line_engine, tmp_path)
+    line = Line(line_engine, tmp_path, max_results=8 * BATCH_SIZE)
     with locked(line_engine):
         for seq in range(1 + 2 * BATCH_SIZE):
             line.writer.put(make_inspection(seq))

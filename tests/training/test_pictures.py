@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsad.augment import mosaic, mosaic_mask
+from zsad.augment import Augmentation, augmented, mosaic, mosaic_mask
 from zsad.backbone import Backbone
 from zsad.build import build_detector
+from zsad.config.aa_clip import AAClipConfig
 from zsad.config.anomaly_clip import AnomalyCLIPConfig
 from zsad.config.april_gan import AprilGANConfig
 from zsad.config.coop import CoOpConfig
@@ -186,6 +187,49 @@ def test_mosaics_come_with_their_probability_and_from_one_class(
     assert 0.12 < mosaics / (40 * 13) < 0.25  # four normal pictures are not told apart here
     assert anomalous > 40 * 6
     assert all(sorted(batch.class_names) == ["felt", *["plate"] * 12] for batch in seen)
+
+
+def test_an_augmented_picture_is_new_every_epoch_and_the_same_at_every_call(
+    backbone: Backbone, make_pictures: Callable[..., Pictures]
+) -> None:
+    detector = build_detector(AAClipConfig(), backbone)
+    assert isinstance(detector, TrainableDetector)
+    stage = detector.stages()[1]
+    batches = StageBatches(stage, 1, make_pictures(), backbone, 13)
+    rng = np.random.default_rng(0)
+
+    first, again, later = (batches.batch(step, rng)[0] for step in (0, 0, 1))
+
+    assert torch.equal(first.embedded, again.embedded)
+    assert torch.equal(first.masks, again.masks)
+    assert not torch.equal(first.images, later.images)
+    assert len(first.labels) == 13
+    assert first.labels.sum() == later.labels.sum() > 0
+
+
+def test_mask_and_image_are_changed_together() -> None:
+    mask = np.zeros((64, 64), np.float32)
+    mask[20:30, 35:50] = 1
+    image = np.repeat((mask * 200).astype(np.uint8)[..., None], 3, axis=2)
+    plan = Augmentation(turn_deg=30, turn_p=0.5, shift=0.15, shift_p=0.5, flip_p=0.5)
+
+    changed = [augmented(np.random.default_rng(s), image, mask, plan, (0, 0, 0)) for s in range(40)]
+
+    assert all(np.array_equal(picture[..., 0] == 200, new > 0) for picture, new in changed)
+    assert all(set(np.unique(new)) <= {0.0, 1.0} for _, new in changed)
+    assert sum(np.array_equal(new, mask) for _, new in changed) < 10
+
+
+def test_colour_changes_leave_the_mask_alone() -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 255, (16, 16, 3)).astype(np.uint8)
+    mask = rng.integers(0, 2, (16, 16)).astype(np.float32)
+    plan = Augmentation(0, 0, 0, 0, 0, colour=0.5, colour_p=1.0)
+
+    picture, same = augmented(rng, image, mask, plan, (0, 0, 0))
+
+    assert np.array_equal(same, mask)
+    assert not np.array_equal(picture, image)
 
 
 def test_a_mosaic_keeps_four_pictures_in_their_quarters() -> None:

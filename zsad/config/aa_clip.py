@@ -52,6 +52,8 @@ class AAClipConfig(Section):
         text_adapters: AA-10. K_T, published 3 of 12; None is a quarter of the text depth.
         vision_adapters: AA-10. K_I, published 6 of 24; None is a quarter of the vision depth.
         disentangle_weight: AA-10. gamma of Eq. 6.
+        augment: Whether training on every image turns, shifts and flips it (released code), and
+            in stage 2 also changes brightness, contrast and saturation.
     """
 
     method: Literal["aa_clip"] = "aa_clip"
@@ -70,6 +72,7 @@ class AAClipConfig(Section):
     text_adapters: Annotated[int, Field(ge=0)] | None = None
     vision_adapters: Annotated[int, Field(ge=0)] | None = None
     disentangle_weight: Annotated[float, Field(ge=0)] = 0.1
+    augment: bool = True
 
     @model_validator(mode="before")
     @classmethod

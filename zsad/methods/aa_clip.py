@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsad.augment import Augmentation
 from zsad.backbone import Backbone
 from zsad.config.aa_clip import AAClipConfig
 from zsad.detector import (
@@ -35,6 +36,10 @@ MILESTONES = (16_000, 32_000)
 """Stage-2 steps at which the learning rate halves (released code)."""
 LOGIT_SCALE = 100.0
 """1 / temperature of CLIP's patch logits."""
+
+GEOMETRY = Augmentation(turn_deg=30, turn_p=0.5, shift=0.15, shift_p=0.5, flip_p=0.5)
+GEOMETRY_AND_COLOUR = replace(GEOMETRY, colour=0.5, colour_p=0.7)
+"""Of stage 1 and of stage 2 (released code). Deviation: colour changes after the resize."""
 
 BLURS = {"industrial": Blur(kernel=7, sigma=1.0), "medical": Blur(kernel=9, sigma=1.5)}
 """Smoothing of the test map on the patch grid (released code)."""
@@ -289,6 +294,7 @@ class AAClip(TrainableDetector):
                 betas=BETAS,
                 # over the batch axis an image's features are no constants
                 frozen=self._frozen if self.config.stage1_reference == "dual_stream" else None,
+                augmentation=GEOMETRY if self.config.augment else None,
             ),
             MethodStage(
                 name="stage2",
@@ -298,6 +304,7 @@ class AAClip(TrainableDetector):
                 batch_size=2,
                 learning_rate=lambda step: 5e-4 * 0.5 ** sum(step >= m for m in MILESTONES),
                 betas=BETAS,
+                augmentation=GEOMETRY_AND_COLOUR if self.config.augment else None,
             ),
         )
 

@@ -8,12 +8,13 @@ keeps the optimiser's moments, so that there a map depends on the images before 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsad.backbone import Backbone
+from zsad.backbone import Backbone, VisionTokens
 from zsad.config.anovl import AnoVLConfig
 from zsad.detector import Detector, Prediction
 from zsad.image_views import image_views
@@ -67,13 +68,14 @@ class AnoVL(Detector):
         with torch.inference_mode(False), torch.no_grad():  # adapting needs gradients
             images = images.clone()  # an inference tensor may not enter them
             anchors = self.anchors.unit(class_names)
-            scores = [
-                self._image_score(view, anchors)
-                for view in (image_views(images) if self.config.views == "all" else [images])
-            ]
+            tokens = self._both_streams(images)
+            scores = [self._class_score(tokens.class_token, anchors)]
+            if self.config.views == "all":
+                others = islice(image_views(images), 1, None)  # the first is the image itself
+                scores += [self._image_score(view, anchors) for view in others]
             sentences = torch.stack([self.anchors.rows(name) for name in class_names])
             text = AdapterText(anchors=anchors, sentences=F.normalize(sentences, dim=-1))
-            patches = self.adapted_patches(self.patch_features(images), text)
+            patches = self.adapted_patches(self._patches_of(tokens), text)
             grid = state_logit(F.normalize(patches, dim=-1), anchors, TEMPERATURE).sigmoid()
             side = self.backbone.grid
             smooth = F.avg_pool2d(
@@ -86,10 +88,16 @@ class AnoVL(Detector):
 
     def patch_features(self, images: Tensor) -> Tensor:
         """[B, N, D], any norm: the V-V stream of all blocks."""
+        return self._patches_of(self._both_streams(images))
+
+    def _both_streams(self, images: Tensor) -> VisionTokens:
+        """The V-V stream's last tokens, and the class token of the ordinary stream beside it."""
         embedded = self.backbone.embed_images(images)
         last = self.backbone.stage_blocks[-1:]
-        tokens = self.backbone.run_dual_stream(embedded, last, first_block=0).stages[0]
-        return self.backbone.project_vision(tokens[:, 1:])
+        return self.backbone.run_dual_stream(embedded, last, first_block=0)
+
+    def _patches_of(self, tokens: VisionTokens) -> Tensor:
+        return self.backbone.project_vision(tokens.stages[0][:, 1:])
 
     def adapted_patches(self, patches: Tensor, text: AdapterText) -> Tensor:
         """Test-time adaptation of every image on its own.
@@ -132,7 +140,10 @@ class AnoVL(Detector):
 
     def _image_score(self, images: Tensor, anchors: Tensor) -> Tensor:
         tokens = self.backbone.run_vision(self.backbone.embed_images(images), ()).class_token
-        feature = F.normalize(self.backbone.project_vision(tokens), dim=-1)
+        return self._class_score(tokens, anchors)
+
+    def _class_score(self, class_token: Tensor, anchors: Tensor) -> Tensor:
+        feature = F.normalize(self.backbone.project_vision(class_token), dim=-1)
         return state_logit(feature[:, None], anchors, TEMPERATURE).sigmoid()[:, 0]
 
     def _sentences(self, class_name: str) -> tuple[list[str], list[str]]:

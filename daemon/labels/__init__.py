@@ -1,0 +1,1 @@
+"""Files of annotation tools to labels and back, one format a file. Knows no database."""
