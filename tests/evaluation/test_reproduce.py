@@ -159,6 +159,7 @@ def made(plan: Plan, how: HowToRun) -> list[str]:
     return labels
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)  # a whole process starts, on a machine that may be busy
 def test_killed_in_a_training_the_same_call_goes_on_and_ends_with_the_same_numbers(
     table: PublishedTable, data_root: Path, tmp_path: Path

@@ -24,7 +24,7 @@ from reference_case import (
 )
 from synthetic_case import clip_tensors
 
-pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.parity, pytest.mark.soak, pytest.mark.timeout(300)]
 
 CASE = {
     "seed_prefix": "other:",

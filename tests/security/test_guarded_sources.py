@@ -229,11 +229,10 @@ def test_revoking_a_key_ends_a_connection_that_is_open(
                 with events.changed:
                     events.changed.wait(0.05)
         events.wait_for_words("its key is not one of the camera")
-        before = ingest.received()
+        before, refused = ingest.received(), ingest.received(None)
         publisher.send(IMAGE)
         publisher.send(IMAGE)
         if kind == "pull":
-            refused = ingest.received(None)
             events.wait_for(lambda: ingest.received(None) > refused)
 
         assert ingest.received() == before

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 
 from daemon.cli.main import main
 from zsad.train import LOG_NAME
+
+pytestmark = pytest.mark.soak  # test_train.py kills a smaller run in every test run
 
 POLL_S = 0.02
 

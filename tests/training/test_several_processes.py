@@ -13,6 +13,8 @@ from daemon.cli.main import main
 from zsad.checkpoint import read_card
 from zsad.train import LOG_NAME
 
+pytestmark = pytest.mark.soak  # six processes that import torch
+
 HERE = Path(__file__).parent
 
 
