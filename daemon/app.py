@@ -1,6 +1,7 @@
 """The composition root: builds every part, joins them with queues and callables, stops them.
 
-Nothing is decided here. The way of a frame: Subscriber -> FrameQueue -> InspectionLoop -> Writer.
+Nothing is decided here. The way of a frame: Subscriber -> FrameQueue -> InspectionLoop -> Writer;
+beside it Receivers (verdicts out), Entrance (keys, HTTP) and ConfigKeeper (reload).
 """
 
 import contextlib

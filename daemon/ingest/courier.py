@@ -95,7 +95,7 @@ class Courier:
             case "refused":
                 self._note_refusal(str(answer.get("reason"))[:MAX_ENVELOPE_BYTES])
             case _:
-                pass  # an answer to an earlier session
+                pass  # to an earlier session, or from a newer daemon; silence ends the session
 
     def _follow(self, state: _State, outbox: Outbox, now: float) -> None:
         outbox.forget_through(state.stored)

@@ -176,7 +176,9 @@ class Inspector:
     ) -> Inspection:
         info = frame.info
         verdict = decide(score, calibration, between=Verdict(policy.review_as))
-        elapsed_s = self._clock() - info.received_at  # before the pictures: a gate waits for this
+        elapsed_s = (
+            self._clock() - info.received_at
+        )  # without its own pictures, which are drawn before a gate hears of it
         height_px, width_px = frame.image.shape[:2]
         regions: tuple[Region, ...] = ()
         if calibration is not None and verdict is not Verdict.OK:
