@@ -29,7 +29,7 @@ imports: $(INSTALLED)dev
 
 # Two processes with one computing thread each: torch's own threads in both would fight.
 unit: $(INSTALLED)dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 bench: $(INSTALLED)dev  ## measured claims, each as a ratio to a floor in the same run
 	$(BIN)/pytest -m benchmark -s tests/benchmarks
