@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from zsad.processes import ALONE, Processes
 from zsad.training_state import LOG_NAME as LOG_NAME
-from zsad.training_state import STATE_NAME as STATE_NAME
-from zsad.training_state import Position, Saver, StateFile, StepLog
+from zsad.training_state import STATE_NAMES as STATE_NAMES
+from zsad.training_state import Position, StateFiles, StepLog
 from zsad.training_state import TrainingError as TrainingError
 
 OnStep = Callable[[str, int, int, float], None]
@@ -72,22 +72,20 @@ def run_stages(
     *,
     seed: int,
     identity: str,
-    save_every: int | None = None,
     on_step: OnStep | None = None,
     scaler: torch.amp.GradScaler | None = None,
     processes: Processes = ALONE,
 ) -> None:
     """Run all stages, going on from `out` if an earlier call with the same identity left a state.
 
-    A run that ends by an exception has saved its last completed step. Killed outright, it loses
-    what came after the last saved state.
+    Killed at any moment, a run loses at most the step that was under way; when the computer itself
+    stops, what came after the last state on the disk.
 
     Args:
         stages: In order.
         out: Folder for state and log; made if missing.
         seed: Of every random draw.
         identity: Describes the run; a state with another one is refused.
-        save_every: Steps between two states; None saves as often as that costs 2 % of the time.
         on_step: Told of every step.
         scaler: Scales the loss of a float16 run; None is none.
         processes: Between which every step's samples are divided; the first one writes.
@@ -97,13 +95,12 @@ def run_stages(
     """
     out.mkdir(parents=True, exist_ok=True)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
-    state = StateFile(out / STATE_NAME, [stage.parameters for stage in stages], identity)
+    state = StateFiles(out, [stage.parameters for stage in stages], identity)
     reached = state.restore()
     log = StepLog(out / LOG_NAME, [stage.name for stage in stages])
     processes.wait_for_all()  # nobody writes what another one is still reading
     if processes.is_first:
         log.cut(reached)
-    saver = Saver(state if processes.is_first else None, save_every)
     try:
         for number, stage in enumerate(stages[reached.stage :], start=reached.stage):
             trainer = _StageTrainer(stage, number, seed, scaler, processes)
@@ -111,19 +108,17 @@ def run_stages(
             trainer.resume(reached.extras)
             for step in range(reached.step, stage.n_steps):
                 values = trainer.prepare(step)
-                saver.forget()
                 trainer.update(step)
                 done = step + 1
                 if processes.is_first:
                     log.append(stage.name, done, values)
-                position = Position(number, done, trainer.extras())
-                saver.complete(position, is_last=done == stage.n_steps)
+                    position = Position(number, done, trainer.extras())
+                    state.save(position, is_last=done == stage.n_steps)
                 if on_step is not None:
                     on_step(stage.name, done, stage.n_steps, values["total"])
             reached = Position(number + 1, 0, {})
             stage.on_end()
     finally:
-        saver.save_last()
         for stage in stages:
             stage.on_end()
     _train_mode(stages, None)

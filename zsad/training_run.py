@@ -99,7 +99,6 @@ class TrainingRun:
         precision: Of the backbone's blocks; heads and losses are always float32.
         checkpointing: Whether the backward pass computes blocks again instead of keeping them.
         cache_bytes: Of disk, at most, for constants of the frozen backbone; 0 keeps none.
-        save_every: Steps between two states; None saves as often as that costs 2 % of the time.
         processes: That train together.
     """
 
@@ -115,7 +114,6 @@ class TrainingRun:
     precision: Precision = "fp32"
     checkpointing: bool = False
     cache_bytes: int = DEFAULT_BYTES
-    save_every: int | None = None
     processes: Processes = ALONE
 
     @property
@@ -390,7 +388,6 @@ def _run(run: TrainingRun, stages: list[TrainStage], identity: str, watch: Watch
             run.work,
             seed=run.seed,
             identity=identity,
-            save_every=run.save_every,
             on_step=lambda name, done, _, loss: advance(
                 before[name] + done, total, f"{name}, loss {loss:.4f}"
             ),

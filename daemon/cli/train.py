@@ -146,13 +146,6 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
         default=16,
         help="disk for what the frozen backbone gives for each picture; 0 computes it anew (16)",
     )
-    parser.add_argument(
-        "--save-every",
-        type=positive_int,
-        metavar="STEPS",
-        help="steps between two states, 1 loses at most one step to kill -9 (default: as often as "
-        "saving costs 2 %% of the time)",
-    )
 
 
 def _count(text: str) -> int:
@@ -282,7 +275,6 @@ def _training_run(
         precision=args.precision,
         checkpointing=args.checkpointing,
         cache_bytes=args.cache_gb * 10**9,
-        save_every=args.save_every,
         processes=processes,
     )
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from safetensors import safe_open
 
 from daemon.cli.main import main
-from zsad.train import LOG_NAME
+from zsad.train import LOG_NAME, STATE_NAMES
 
 pytestmark = pytest.mark.soak  # test_train.py kills a smaller run in every test run
 
@@ -32,6 +33,17 @@ def _words(data: Path, clip: str, out: Path) -> list[str]:
 def _lines(out: Path) -> list[str]:
     log = out / "work" / LOG_NAME
     return log.read_text().splitlines() if log.exists() else []
+
+
+def _saved_steps(out: Path) -> int:
+    """Of both stages together, by the furthest state."""
+    found = []
+    for path in (out / "work" / name for name in STATE_NAMES):
+        if path.exists():
+            with safe_open(path, framework="pt") as state:
+                facts = state.metadata()
+            found.append(30 * int(facts["stage"]) + int(facts["step"]))
+    return max(found, default=0)
 
 
 def _kill_after(words: list[str], out: Path, n_lines: int) -> None:
@@ -53,6 +65,7 @@ def test_a_run_killed_three_times_ends_with_the_weights_of_an_uninterrupted_one(
 
     for moment in moments:
         _kill_after(_words(plates, tiny_clip, cut), cut, moment)
+        assert _saved_steps(cut) >= len(_lines(cut)) - 1  # a step is logged, then saved
     codes = [main(_words(plates, tiny_clip, out)) for out in (cut, whole)]
 
     assert codes == [0, 0]

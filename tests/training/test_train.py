@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 
-from zsad.train import LOG_NAME, STATE_NAME, StepLosses, TrainingError, TrainStage, run_stages
-from zsad.training_state import Position, Saver
+from zsad.train import LOG_NAME, STATE_NAMES, StepLosses, TrainingError, TrainStage, run_stages
+from zsad.training_state import Position, StateFiles
 
 TARGET = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
 
@@ -44,6 +43,12 @@ def _stages(n_steps: int = 60, *, poison_at: int | None = None) -> list[TrainSta
 
 def _values(stages: list[TrainStage]) -> list[torch.Tensor]:
     return [p.detach().clone() for stage in stages for p in stage.parameters]
+
+
+def _reached(folder: Path, stages: list[TrainStage], identity: str = "a") -> tuple[int, int]:
+    """Stage and step of the state that a next run would go on from."""
+    position = StateFiles(folder, [stage.parameters for stage in stages], identity).restore()
+    return position.stage, position.step
 
 
 class _KilledError(Exception):
@@ -78,7 +83,7 @@ def test_interrupted_run_ends_with_the_same_weights(
     tmp_path: Path, killed_in: tuple[str, int]
 ) -> None:
     whole, broken, resumed = _stages(), _stages(), _stages()
-    run_stages(whole, tmp_path / "whole", seed=3, identity="a", save_every=10)
+    run_stages(whole, tmp_path / "whole", seed=3, identity="a")
 
     with pytest.raises(_KilledError):
         run_stages(
@@ -86,10 +91,9 @@ def test_interrupted_run_ends_with_the_same_weights(
             tmp_path / "cut",
             seed=3,
             identity="a",
-            save_every=10,
             on_step=_kill_at(*killed_in),
         )
-    run_stages(resumed, tmp_path / "cut", seed=3, identity="a", save_every=10)
+    run_stages(resumed, tmp_path / "cut", seed=3, identity="a")
 
     for expected, found in zip(_values(whole), _values(resumed), strict=True):
         assert torch.equal(expected, found)
@@ -118,7 +122,9 @@ def test_state_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_state_is_refused(tmp_path: Path) -> None:
-    (tmp_path / STATE_NAME).write_bytes(b"not a state")
+    run_stages(_stages(3), tmp_path, seed=3, identity="a")
+    for name in STATE_NAMES:
+        (tmp_path / name).write_bytes(b"not a state")
 
     with pytest.raises(TrainingError, match="damaged"):
         run_stages(_stages(), tmp_path, seed=3, identity="a")
@@ -126,10 +132,9 @@ def test_damaged_state_is_refused(tmp_path: Path) -> None:
 
 def test_nan_loss_stops_with_step_and_term_and_loses_no_step_before(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"matrix: loss is nan at step 5 \(terms \['fit'\]\)"):
-        run_stages(_stages(poison_at=5), tmp_path, seed=3, identity="a", save_every=1000)
+        run_stages(_stages(poison_at=5), tmp_path, seed=3, identity="a")
 
-    with safe_open(tmp_path / STATE_NAME, framework="pt") as state:
-        assert state.metadata()["step"] == "4"
+    assert _reached(tmp_path, _stages()) == (0, 4)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
@@ -212,54 +217,72 @@ def test_scaled_losses_give_the_same_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other)
 
 
-class _Clock:
-    """Seconds that pass only when told, and by `cost_s` while a state is written."""
-
-    def __init__(self, state: "_State") -> None:
-        self._state, self.now = state, 0.0
-
-    def __call__(self) -> float:
-        return self.now + self._state.spent_s
-
-
-class _State:
-    """Takes the place of the state file; saving costs so many seconds."""
+class _Disk:
+    """A clock of seconds that pass only when told, and by `cost_s` at every `os.fsync`."""
 
     def __init__(self, cost_s: float) -> None:
-        self.cost_s, self.spent_s = cost_s, 0.0
-        self.saved: list[int] = []
+        self.cost_s, self.now, self.synced = cost_s, 0.0, 0
 
-    def save(self, position: Position) -> None:
-        self.spent_s += self.cost_s
-        self.saved.append(position.step)
+    def fsync(self, _: int) -> None:
+        self.now += self.cost_s
+        self.synced += 1
 
 
 @pytest.mark.parametrize("cost_s", [0.001, 0.02, 0.5])
-def test_saving_costs_two_percent_of_the_time_at_most(cost_s: float) -> None:
-    state = _State(cost_s)
-    clock = _Clock(state)
-    saver = Saver(state, None, clock)  # type: ignore[arg-type]
+def test_bringing_states_to_the_disk_costs_two_percent_of_the_time_at_most(
+    cost_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _Disk(cost_s)
+    monkeypatch.setattr("os.fsync", disk.fsync)
+    state = StateFiles(tmp_path, [[nn.Parameter(torch.ones(2))]], "a", clock=lambda: disk.now)
 
-    for step in range(1, 1001):
-        clock.now += 0.1
-        saver.complete(Position(0, step, {}), is_last=False)
+    for step in range(1, 301):
+        disk.now += 0.1
+        state.save(Position(0, step, {}))
 
-    assert state.spent_s <= 0.02 * clock() + cost_s
-    if cost_s == 0.001:  # cheap: every step is saved
-        assert state.saved == list(range(1, 1001))
+    assert disk.synced * cost_s <= 0.02 * disk.now + cost_s
+    if cost_s == 0.001:  # cheap: every step
+        assert disk.synced == 300
     else:
-        assert len(state.saved) >= 0.9 * min(1000, 0.02 * clock() / cost_s) - 1
+        assert disk.synced >= 0.9 * min(300, 0.02 * disk.now / cost_s) - 1
 
 
-def test_a_step_that_is_under_way_is_never_saved() -> None:
-    state = _State(0.0)
-    saver = Saver(state, 1000)  # type: ignore[arg-type]
-    saver.complete(Position(0, 1, {}), is_last=False)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_state_comes_back_bit_by_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    values = torch.randn(4, 6).to(dtype)
+    written = nn.Parameter(values.T)  # not contiguous
+    moments = {"step.0": torch.tensor(7.0), "exp_avg.0": torch.randn(3), "none": torch.zeros(0)}
+    StateFiles(tmp_path, [[written]], "a").save(Position(1, 7, moments))
 
-    saver.forget()
-    saver.save_last()
+    read = nn.Parameter(torch.zeros(6, 4, dtype=dtype))
+    position = StateFiles(tmp_path, [[read]], "a").restore()
 
-    assert state.saved == []
+    assert torch.equal(read, written)
+    assert (position.stage, position.step) == (1, 7)
+    assert position.extras.keys() == moments.keys()
+    for name, tensor in moments.items():
+        assert torch.equal(position.extras[name], tensor)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5, 100, 4000])
+def test_a_power_failure_that_tears_the_latest_files_leaves_the_one_on_the_disk(
+    kept_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _Disk(cost_s=1.0)
+    monkeypatch.setattr("os.fsync", disk.fsync)
+    weight = nn.Parameter(torch.zeros(2000))
+    state = StateFiles(tmp_path, [[weight]], "a", clock=lambda: disk.now)
+    for step in range(1, 6):  # the first is brought to the disk; then it would cost too much
+        with torch.no_grad():
+            weight.fill_(step)
+        state.save(Position(0, step, {}))
+
+    for name in STATE_NAMES[1:]:  # pages that never reached the disk read as zeros
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:kept_bytes].ljust(path.stat().st_size, b"\0"))
+
+    position = StateFiles(tmp_path, [[weight]], "a").restore()
+    assert (position.step, weight[0].item()) == (1, 1.0)
 
 
 CHILD = """
@@ -270,24 +293,27 @@ from test_train import _stages
 from zsad.train import run_stages
 
 def on_step(name, done, total, loss):
-    if (name, done) == ("vector", 25):
-        print("there", flush=True)
-        sys.stdin.read()  # until the parent kills
+    print(["matrix", "vector"].index(name), done, flush=True)
 
-run_stages(_stages(), Path(sys.argv[2]), seed=3, identity="a", save_every=10, on_step=on_step)
+run_stages(_stages(150), Path(sys.argv[2]), seed=3, identity="a", on_step=on_step)
 """
 
 
-def test_killed_process_is_taken_up_by_the_next(tmp_path: Path) -> None:
-    whole, resumed = _stages(), _stages()
-    run_stages(whole, tmp_path / "whole", seed=3, identity="a", save_every=10)
+def test_a_run_killed_at_any_moment_loses_at_most_the_step_under_way(tmp_path: Path) -> None:
+    whole, resumed = _stages(150), _stages(150)
+    run_stages(whole, tmp_path / "whole", seed=3, identity="a")
     words = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path / "cut")]
 
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"there\n"
-        child.kill()
-    run_stages(resumed, tmp_path / "cut", seed=3, identity="a", save_every=10)
+    for n_steps in (1, 100):
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            said = [child.stdout.readline() for _ in range(n_steps)]  # it goes on meanwhile
+            child.kill()
+            said += child.stdout.readlines()
+        last = next(line for line in reversed(said) if line.endswith(b"\n"))
+        stage, step = map(int, last.split())
+        assert _reached(tmp_path / "cut", _stages()) in {(stage, step), (stage, step + 1)}
+    run_stages(resumed, tmp_path / "cut", seed=3, identity="a")
 
     for expected, found in zip(_values(whole), _values(resumed), strict=True):
         assert torch.equal(expected, found)

@@ -22,7 +22,7 @@ from zsad.datasets.layouts import read_dataset
 from zsad.evaluate import evaluate
 from zsad.methods.aa_clip import AAClip
 from zsad.predictor import Predictor
-from zsad.train import LOG_NAME, STATE_NAME
+from zsad.train import LOG_NAME, STATE_NAMES
 
 SETTINGS = ["--layout", "mvtec", "--backbone", "compact-v1", "--views", "50", "--seed", "3"]
 STEPS = ["--epochs-stage1", "1", "--epochs-stage2", "4", "--batch-stage2", "10"]
@@ -204,10 +204,13 @@ def test_sigterm_ends_a_run_with_its_last_step_saved(
 
     monkeypatch.setattr("daemon.cli.train.progress_bar", stopped_at_the_third_step)
     with pytest.raises(SystemExit) as exit_:
-        main(_every_image(plates, tiny_clip, tmp_path, "--save-every", "1000"))
+        main(_every_image(plates, tiny_clip, tmp_path))
 
-    with safe_open(tmp_path / "work" / STATE_NAME, framework="pt") as state:
-        assert state.metadata()["step"] == "3"
+    steps = set()
+    for name in STATE_NAMES:
+        with safe_open(tmp_path / "work" / name, framework="pt") as state:
+            steps.add(state.metadata()["step"])
+    assert steps == {"1", "2", "3"}
     assert exit_.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
