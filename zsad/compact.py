@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from zsad.compact_blocks import lay_out_vision
+from zsad.compact_blocks import JOINT_DIM, lay_out_vision
 from zsad.compact_stem import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -53,7 +53,7 @@ class CompactSpec:
     layers: int = 4
     heads: int = 2
     mlp_ratio: float = 2.0
-    embed_dim: int = 64
+    embed_dim: int = JOINT_DIM
     text_width: int = 64
     text_layers: int = 4
 

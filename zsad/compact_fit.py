@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsad.compact import CompactSpec
-from zsad.compact_blocks import COMMON, LOOKS, N_SCALES, SCALES, STATE, constant_channels
+from zsad.compact_blocks import (
+    COMMON,
+    LOOKS,
+    LOOKS_OF_SCALE,
+    N_SCALES,
+    SCALES,
+    SEEN,
+    STATE,
+    constant_channels,
+)
 from zsad.compact_stem import IMAGE_MEAN, IMAGE_STD, N_FEATURES, TokenProjection, scale_columns
 from zsad.corpus import Image
 from zsad.patch_regression import PatchRegression
@@ -31,16 +40,20 @@ N_NOUNS = 400
 """Random phrases put in as class names, so that the text projection keeps what tells the states
 apart and drops what tells the nouns apart."""
 PLAIN = StateEnsemble(
-    normal=("a photo of a normal {}", "normal {}."),
-    abnormal=("a photo of an anomalous {}", "anomalous {}."),
+    normal=("a photo of a normal {}", "a photo of a normal {}."),
+    abnormal=("a photo of an anomalous {}", "a photo of a anomalous {}."),
     templates=("{}",),
 )
-"""Plain CLIP's words for the two states, and those behind a learned context."""
+"""Plain CLIP's words for the two states, and those from which a learned context may start."""
 TEXT_RIDGE = 1e-3
 STATE_SHARE, SCALE_SHARE = 0.25, 0.05
 """Of a sentence's embedding, beside 1 that all have in common: its state jointly, and for methods
 that learn prompts as each scale sees it. Small, so that both states stay equally close to what is
 common, and the opinions alone decide."""
+LOOKS_SHARE = 0.25
+"""The same for what learned prompts say about looks."""
+LOOKS_RANK = 24
+"""Of the text features, the directions that plain sentences use least; learned prompts use them."""
 
 DEFECT_SHARE = 0.08
 """A patch counts as defect when so much of it is; a smaller share is not trained on."""
@@ -48,7 +61,6 @@ FITTED_DEFECT, FITTED_NORMAL = 8, 16
 """Patches of a view that the fit takes, at most: a large defect must not outweigh a small one."""
 OPINION_SIZE = 0.3
 """Mean of an opinion over defect patches, and minus that over normal ones."""
-LOOKS_OF_SCALE = (16, 24, 32, 24)
 LOOKS_SIZE = 0.3
 """Deviation of the channels that say what a patch looks like; small beside the opinions."""
 STATISTICS_VIEWS = 200
@@ -157,7 +169,7 @@ def _set_tokens(projection: TokenProjection, regression: PatchRegression, ridge:
         row, intercept = regression.solve(columns, ridge=ridge, size=OPINION_SIZE)
         for channel, sign in ((2 * opinion, 1.0), (2 * opinion + 1, -1.0)):
             weight[channel], bias[channel] = sign * row, sign * intercept
-    start = LOOKS
+    start = LOOKS.start
     for columns, count in zip(scales, LOOKS_OF_SCALE, strict=True):
         rows, intercepts = regression.principal(columns, count)
         weight[start : start + count] = LOOKS_SIZE * rows
@@ -169,7 +181,7 @@ def _fitted_text_projection(clip: open_clip.CLIP) -> Tensor:
     """[text_width, D]: every sentence has 1 in common, and a share by its state.
 
     Each scale's state is read from its own part of the text features, so that a learned prompt
-    can weigh the scales against each other.
+    can weigh the scales against each other. Looks are read from what plain sentences leave unused.
     """
     features, states, weights = _sentence_features(clip)
     projection = torch.zeros_like(clip.text_projection)
@@ -180,6 +192,7 @@ def _fitted_text_projection(clip: open_clip.CLIP) -> Tensor:
         rows = slice(scale * part, (scale + 1) * part)
         seen = _regressed(features[:, rows], states, weights)
         projection[rows, SCALES + scale] = SCALE_SHARE * seen
+    projection[:, SEEN:] = LOOKS_SHARE * _unused(features, weights, projection.shape[1] - SEEN)
     return projection
 
 
@@ -190,6 +203,16 @@ def _regressed(features: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     penalty = TEXT_RIDGE * products.diagonal().mean() * torch.eye(len(products)).double()
     solution: Tensor = torch.linalg.solve(products + penalty, weighted.T @ target / weights.sum())
     return solution.float()
+
+
+def _unused(features: Tensor, weights: Tensor, n_columns: int) -> Tensor:
+    """[F, n_columns] at random, but where the features of plain sentences are about 0."""
+    _, directions = torch.linalg.eigh((features * weights[:, None]).T @ features)  # least first
+    unused = directions[:, :LOOKS_RANK]
+    rng = np.random.default_rng(0)
+    drawn = torch.from_numpy(rng.normal(size=(len(unused), n_columns)) / n_columns**0.5)
+    projected: Tensor = unused @ unused.T @ drawn
+    return projected.float()
 
 
 def _sentence_features(clip: open_clip.CLIP) -> tuple[Tensor, Tensor, Tensor]:

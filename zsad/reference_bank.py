@@ -17,6 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsad.detector import Prediction
+from zsad.reference_statistics import (
+    LOG_DISTANCE_DEVIATION,
+    MIN_DEVIATION,
+    Appearance,
+    Spread,
+    summaries,
+    without_own,
+)
 
 MAX_PATCHES = 1536
 """Patches in a bank, drawn at random: a greedy k-centre choice is made of the references' oddest
@@ -25,40 +33,22 @@ MAX_CANDIDATES = 32_768
 """Patches, drawn at random, from which the projection is found."""
 MIN_REFERENCES = 2
 """One cannot be compared with the others."""
-PEAK_SHARE = 0.01
-"""An image's peak is the mean over this share of its largest patch values."""
-PRIOR_DEVIATION = 0.3
-"""Deviation between good images, in deviations of a patch, that is assumed before any are seen."""
-PRIOR_WEIGHT = 2.0
-"""How many images that assumption counts for."""
+PEAK_SHARE = 0.0025
+"""An image's peak is the mean over this share of its largest patch values: one of 20 x 20."""
+VERDICT_WEIGHT = 2.0
+"""Of the detector's own image score, beside 1 of the peak: where parts explain each other badly,
+references must not make it worse."""
 MAX_DIMENSIONS = 128
 """K; most of the variance, at a fraction of the products."""
 _SUBSPACE_STEPS = 6
 _MAP_SOFTNESS = 4.0
-_SCORE_SOFTNESS = 3.0
+_GOOD_SUM = 8.0
+"""What few good parts reach; a usual one reaches 4.6."""
 _PROBABILITY_FLOOR = 1e-6
-_MIN_SPREAD = 1e-4
 
 
 class BankError(ValueError):
     """A reference bank cannot be made or used; the message says what to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and deviation of a number over the references.
-
-    Attributes:
-        mean: Scalar tensor.
-        deviation: Scalar tensor > 0.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def standardised(self, values: Tensor) -> Tensor:
-        """How many deviations above the mean."""
-        return (values - self.mean) / self.deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +61,12 @@ class ReferenceBank:
         centre: [F] mean over the references' patches.
         projection: [F, K] standardises by channel and keeps the K directions of most variance.
         patches: [M, K] projected, M <= MAX_PATCHES.
+        appearance: Of whole images, [2 K].
         distance: Of one patch to the bank, over the references' patches.
         opinion: Logit of the detector's map, averaged over a patch.
         peak: An image's peak of both together, over the references.
         level: An image's mean distance, over the references.
+        whole: An image's distance from the appearance, over the references.
         verdict: Logit of the detector's image score, over the references.
     """
 
@@ -83,10 +75,12 @@ class ReferenceBank:
     centre: Tensor
     projection: Tensor
     patches: Tensor
+    appearance: Appearance
     distance: Spread
     opinion: Spread
     peak: Spread
     level: Spread
+    whole: Spread
     verdict: Spread
 
     def fuse(self, features: Tensor, zero_shot: Prediction) -> Prediction:
@@ -97,24 +91,26 @@ class ReferenceBank:
             zero_shot: Of the same images.
 
         Returns:
-            Map and score in [0, 1). 0.5 in the map is as high as the peak of a usual good part;
-            a score of 0.5 is three deviations above good parts, in peak, level or verdict.
+            Map and score in [0, 1]. 0.5 in the map is as high as the peak of a usual good part,
+            a score of 0.5 as high as few good parts.
         """
         projected = (features - self.centre) @ self.projection
         distances = nearest_distances(projected, self.patches)
         both = self.distance.standardised(distances) + self.opinion.standardised(
             patch_opinions(zero_shot.anomaly_map, distances.shape[1])
         )
-        deviations = torch.stack(
-            [
-                self.peak.standardised(peaks(both)),
-                self.level.standardised(distances.mean(dim=1)),
-                self.verdict.standardised(_logit(zero_shot.image_score)),
-            ]
+        odd_image = torch.maximum(
+            self.level.standardised(distances.mean(dim=1)),
+            self.whole.standardised(self.appearance.log_distances(summaries(projected))),
         )
-        beyond = F.softplus(deviations).norm(dim=0)  # what is below good parts hardly counts
+        beyond = (
+            F.softplus(self.peak.standardised(peaks(both)) + 1)
+            + VERDICT_WEIGHT
+            * F.softplus(self.verdict.standardised(_logit(zero_shot.image_score)) + 1)
+            + F.softplus(odd_image)
+        )  # what is far below good parts does not count: no part is better than good
         return Prediction(
-            image_score=beyond / (beyond + _SCORE_SOFTNESS),
+            image_score=beyond / (beyond + _GOOD_SUM),
             anomaly_map=self._map(distances, zero_shot.anomaly_map),
         )
 
@@ -159,13 +155,13 @@ def build_bank(
     projection = _projection(candidates - centre, generator)
     patches = (candidates[:MAX_PATCHES] - centre) @ projection
     owner = drawn[:MAX_PATCHES] // N
-    distances = torch.stack(
-        [
-            nearest_distances((image - centre) @ projection, _of_others(patches, owner, index))
-            for index, image in enumerate(features)
-        ]
-    )  # [R, N]
-    distance, opinion = _spread(distances), _spread(opinions)
+    rows, wholes = [], []
+    for index, image in enumerate(features):  # one by one: all together are too large
+        projected = (image - centre) @ projection
+        rows.append(nearest_distances(projected, _of_others(patches, owner, index)))
+        wholes.append(summaries(projected[None])[0])
+    distances, looks = torch.stack(rows), torch.stack(wholes)  # [R, N], [R, 2 K]
+    distance, opinion = Spread.of_patches(distances), Spread.of_patches(opinions)
     both = distance.standardised(distances) + opinion.standardised(opinions)
     return ReferenceBank(
         version=version,
@@ -173,11 +169,13 @@ def build_bank(
         centre=centre,
         projection=projection,
         patches=patches,
+        appearance=Appearance.of(looks),
         distance=distance,
         opinion=opinion,
-        peak=_image_spread(peaks(both), 1.0),
-        level=_image_spread(distances.mean(dim=1), float(distance.deviation)),
-        verdict=_image_spread(_logit(scores), float(opinion.deviation)),
+        peak=Spread.of_images(peaks(both), 1.0),
+        level=Spread.of_images(distances.mean(dim=1), float(distance.deviation)),
+        whole=Spread.of_images(without_own(looks), LOG_DISTANCE_DEVIATION),
+        verdict=Spread.of_images(_logit(scores), float(opinion.deviation)),
     )
 
 
@@ -214,10 +212,15 @@ def _logit(probabilities: Tensor) -> Tensor:
 
 
 def _projection(centred: Tensor, generator: torch.Generator) -> Tensor:
-    """[M, F] with mean 0 -> [F, K]: division by each channel's deviation, then the principal
-    directions, found by subspace iteration.
+    """[M, F] with mean 0 -> [F, K]: division by each channel's deviation, but at least by half of
+    what is usual for a channel, then the principal directions, found by subspace iteration.
+
+    A channel that hardly varies says nothing; the layer norm before the first block lets many such
+    vary together, and they would outvote all others.
     """  # noqa: D205
-    deviation = centred.std(dim=0).clamp_min(_MIN_SPREAD)
+    deviation = centred.std(dim=0)
+    usual = float(deviation.square().mean().sqrt())
+    deviation = deviation.clamp_min(max(usual / 2, MIN_DEVIATION))
     covariance = centred.T @ centred / len(centred) / deviation[:, None] / deviation
     F_ = len(deviation)
     directions = torch.randn(F_, min(F_, MAX_DIMENSIONS), generator=generator).to(centred)
@@ -233,15 +236,3 @@ def _of_others(patches: Tensor, owner: Tensor, image: int) -> Tensor:
     """
     others = patches[owner != image]
     return others if len(others) else patches
-
-
-def _spread(values: Tensor) -> Spread:
-    return Spread(values.mean(), values.std().clamp_min(_MIN_SPREAD))
-
-
-def _image_spread(values: Tensor, patch_deviation: float) -> Spread:
-    """Over images, [R]: with few of them, the deviation leans on what is usual for a patch."""
-    prior = (PRIOR_DEVIATION * patch_deviation) ** 2
-    squares = (values - values.mean()).square().sum()
-    variance = (PRIOR_WEIGHT * prior + squares) / (PRIOR_WEIGHT + len(values) - 1)
-    return Spread(values.mean(), variance.sqrt().clamp_min(_MIN_SPREAD))

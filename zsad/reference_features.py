@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from zsad.backbone import Backbone
 from zsad.detector import Detector, Prediction
@@ -15,25 +14,20 @@ from zsad.reference_bank import ReferenceBank
 
 
 def patch_features(backbone: Backbone, embedded: Tensor) -> Tensor:
-    """Patch tokens before the first block and after each quarter of the first half of the blocks,
-    averaged over 3 x 3 patches.
+    """Patch tokens before the first block and after each quarter of the first half of the blocks.
 
-    The average lets a part move by a patch without looking new, as in PatchCore (Roth et al.
-    2022, arXiv 2106.08265v2, section 3.1). Deeper tokens know more of the defects that training
-    saw and less of this product.
+    Deeper tokens know more of the defects that training saw and less of this product. They are not
+    averaged over neighbours as in PatchCore (Roth et al. 2022, arXiv 2106.08265v2, section 3.1):
+    where layouts differ from part to part, that hides small defects (docs/model-card.md).
 
     Args:
         embedded: [B, 1 + N, Dv] from `Backbone.embed_images`.
 
     Returns:
         [B, N, 3 Dv].
-    """  # noqa: D205
+    """
     blocks = backbone.stage_blocks[:2]
-    tokens = torch.cat([embedded, *backbone.first_blocks(embedded, blocks)], dim=-1)
-    B, _, width = tokens.shape
-    grid = tokens[:, 1:].transpose(1, 2).reshape(B, width, backbone.grid, backbone.grid)
-    pooled = F.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
-    return pooled.flatten(2).transpose(1, 2)  # [B, N, 3 Dv]
+    return torch.cat([embedded, *backbone.first_blocks(embedded, blocks)], dim=-1)[:, 1:]
 
 
 def predict_with_features(

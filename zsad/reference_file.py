@@ -16,17 +16,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from zsad.config.section import Section
-from zsad.reference_bank import MAX_PATCHES, BankError, ReferenceBank, Spread
+from zsad.reference_bank import MAX_PATCHES, BankError, ReferenceBank
+from zsad.reference_statistics import Appearance, Spread
 
 _ADVICE = "learn the references again"
 _MAX_BYTES = 64 << 20
-_SPREADS = ("distance", "opinion", "peak", "level", "verdict")
+_PLAIN = ("centre", "projection", "patches")
+_SPREADS = ("distance", "opinion", "peak", "level", "whole", "verdict")
 
 
 class _Header(Section):
     """What the file says of itself, as strings; safetensors knows no others."""
 
-    format: Literal["zsad reference bank 1"] = "zsad reference bank 1"
+    format: Literal["zsad reference bank 2"] = "zsad reference bank 2"
     version: str
     n_references: int
     sha256: str
@@ -86,6 +88,7 @@ def load_bank(path: Path, *, version: str, device: torch.device | str = "cpu") -
         centre=tensors["centre"],
         projection=tensors["projection"],
         patches=tensors["patches"],
+        appearance=Appearance(tensors["appearance_mean"], tensors["appearance_variance"]),
         **spreads,
     )
 
@@ -114,18 +117,16 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
 
 def _names() -> set[str]:
     parts = {f"{name}_{part}" for name in _SPREADS for part in ("mean", "deviation")}
-    return {"centre", "projection", "patches"} | parts
+    return {*_PLAIN, "appearance_mean", "appearance_variance"} | parts
 
 
 def _tensors_of(bank: ReferenceBank) -> dict[str, Tensor]:
     spreads = {name: getattr(bank, name) for name in _SPREADS}
     scalars = {f"{name}_mean": spread.mean for name, spread in spreads.items()}
     scalars |= {f"{name}_deviation": spread.deviation for name, spread in spreads.items()}
-    tensors = {
-        "centre": bank.centre,
-        "projection": bank.projection,
-        "patches": bank.patches,
-    }
+    tensors = {name: getattr(bank, name) for name in _PLAIN}
+    tensors["appearance_mean"] = bank.appearance.mean
+    tensors["appearance_variance"] = bank.appearance.variance
     return {name: t.detach().cpu().contiguous() for name, t in (tensors | scalars).items()}
 
 

@@ -3,8 +3,9 @@
     python tests/benchmarks/reference_mode.py SET [SET ...] --images 200
 
 References are good images of the same category, drawn with three seeds and never tested; a set
-without training images gives them from its test images, and at most half of those. All columns
-of a row are over the same test images. A set that the checkpoint was trained on is not unseen.
+without training images gives them from its test images, and at most half of those: where that is
+too few, the cell says "-". All columns of a row are over the same test images. A set that the
+checkpoint was trained on is not unseen.
 The result is a Markdown table, one row a category.
 """
 
@@ -32,6 +33,7 @@ from zsad.reference_features import predict_with_features
 BATCH = 8
 Figures = tuple[float, float, float]
 """I-AUROC, P-AUROC, AUPRO in percent."""
+UNKNOWN: Figures = (float("nan"),) * 3
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def main() -> None:
     bank: ReferenceBank | None = None
     rows = []
     for root in args.sets:
-        for category, samples in by_category(root, args.images, max(args.references)).items():
+        for category, samples in by_category(
+            root, args.images, max(args.references, default=0)
+        ).items():
             if args.categories and category not in args.categories:
                 continue
             seen = look(predictor, samples)
@@ -81,7 +85,12 @@ def main() -> None:
 
 
 def by_category(root: Path, limit: int | None, n_references: int) -> dict[str, list[Sample]]:
-    """Test images of each category, and the normal ones of its training split."""
+    """Test images of each category, and the normal ones of its training split.
+
+    Args:
+        limit: Test images of a category, half of them normal; None takes all.
+        n_references: So many normal images more, where there are.
+    """
     samples = read_dataset(root, "mvtec", warn=say_nothing)
     try:
         train = read_dataset(root, "mvtec", "train", warn=say_nothing)
@@ -90,10 +99,10 @@ def by_category(root: Path, limit: int | None, n_references: int) -> dict[str, l
     found: dict[str, list[Sample]] = {}
     for category in sorted({s.category for s in samples}):
         members = [s for s in samples if s.category == category]
-        if all(s.is_anomalous for s in members):
-            continue
         if limit is not None:
-            members = limit_per_category(members, limit + 2 * n_references)
+            kept = limit_per_category(members, limit)
+            spare = [s for s in members if not s.is_anomalous and s not in kept]
+            members = kept + spare[:: max(1, len(spare) // max(1, n_references))][:n_references]
         found[category] = members + [s for s in train if s.category == category]
     return found
 
@@ -116,16 +125,20 @@ def look(predictor: Predictor, samples: list[Sample]) -> Seen:
 
 def measure(
     version: str, seen: Seen, sizes: list[int], seeds: int
-) -> tuple[list[Figures], ReferenceBank]:
-    """Zero-shot and with banks of every size: means over the seeds."""
+) -> tuple[list[Figures], ReferenceBank | None]:
+    """Zero-shot and with banks of every size: means over the seeds; NaN for too few images."""
     normal = np.flatnonzero([not sample.is_anomalous for sample in seen.samples])
     columns: list[list[Figures]] = [[] for _ in range(1 + len(sizes))]
+    bank = None
     for seed in range(seeds):
         shuffled = np.random.default_rng(seed).permutation(normal)
-        pool = shuffled[: min(max(sizes), len(shuffled) // 2)]
+        pool = shuffled[: min(max(sizes, default=0), len(shuffled) // 2)]
         tested = np.setdiff1d(np.arange(len(seen.samples)), pool).tolist()
         columns[0].append(figures(seen, tested, None))
         for column, size in zip(columns[1:], sizes, strict=True):
+            if size > len(pool):
+                column.append(UNKNOWN)
+                continue
             taken = pool[:size].tolist()
             with torch.inference_mode():
                 features = seen.features[taken]
@@ -137,8 +150,7 @@ def measure(
                     torch.Generator().manual_seed(seed),
                 )
             column.append(figures(seen, tested, bank))
-    means = [tuple(np.mean(np.array(column), axis=0).tolist()) for column in columns]
-    return means, bank
+    return [mean_of(column) for column in columns], bank
 
 
 def figures(seen: Seen, tested: list[int], bank: ReferenceBank | None) -> Figures:
@@ -157,7 +169,8 @@ def figures(seen: Seen, tested: list[int], bank: ReferenceBank | None) -> Figure
                 pixels.add(anomaly_map, mask)
                 has_masks = has_masks or bool(mask.any())
     labels = np.array([seen.samples[row].is_anomalous for row in tested])
-    image = binary_metrics(labels, np.array(scores)).auroc
+    has_both = labels.any() and not labels.all()
+    image = binary_metrics(labels, np.array(scores)).auroc if has_both else float("nan")
     if not has_masks:
         return 100 * image, float("nan"), float("nan")
     pixel = pixels.metrics()

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
@@ -63,6 +64,37 @@ def test_the_map_is_highest_at_the_defect(predictor: Predictor) -> None:
     y, x = np.unravel_index(maps[0].argmax(), maps[0].shape)
     assert 15 <= y <= 38
     assert 15 <= x <= 38
+
+
+def test_a_texture_that_is_wrong_all_over_scores_above_a_usual_good_part(
+    predictor: Predictor,
+) -> None:
+    """Its patches are all alike and none is odd among the image's own."""
+    bank = learn(predictor, 16)
+    smooth = [cv2.blur(part(n), (5, 5)) for n in range(8)]
+
+    good, _ = predictor.predict([part(n) for n in range(50, 58)], [NAME] * 8, [bank] * 8)
+    bad, _ = predictor.predict(smooth, [NAME] * 8, [bank] * 8)
+
+    assert np.median(good) < min(bad)
+
+
+def test_an_image_whose_patches_are_all_good_but_wrongly_mixed_scores_higher() -> None:
+    """Every patch is in the bank: only the whole image tells."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randn(2, 6, generator=generator).repeat_interleave(8, dim=0)  # half of each
+    images = kinds + 0.05 * torch.randn(20, 16, 6, generator=generator)
+    maps = torch.rand(20, 4, 4, generator=generator)
+    opinions = reference_bank.patch_opinions(maps, 16)
+    bank = build_bank("m", images[:16], opinions[:16], torch.full((16,), 0.5), generator)
+    mixed = torch.cat([images[16:, :8], images[16:, :8].flip(0)], dim=1)  # one kind alone
+
+    good, bad = (
+        bank.fuse(found, Prediction(torch.full((4,), 0.5), maps[16:])).image_score
+        for found in (images[16:], mixed)
+    )
+
+    assert good.max() < bad.min()
 
 
 def test_a_reference_itself_scores_below_another_good_part(predictor: Predictor) -> None:

@@ -14,7 +14,7 @@ from open_clip.transformer import VisionTransformer
 from zsad import compact, compact_stem
 from zsad.backbone import Backbone, BackboneError, load_backbone
 from zsad.compact import DEFAULT_COMPACT, SPECS, WEIGHTS_FOLDER, build_compact_clip
-from zsad.compact_blocks import POOLED
+from zsad.compact_blocks import LOOKS, MEANS, MEANS_GAIN, MEANS_OF_SCALE, POOLED, SEEN
 from zsad.compact_stem import (
     CompactPatchEmbed,
     StemWeightsError,
@@ -22,6 +22,7 @@ from zsad.compact_stem import (
     stem_weights_path,
 )
 from zsad.config.backbone import BackboneConfig
+from zsad.learned_prompts import encode_prompts, place_tokens, prompt_ids
 from zsad.patch_regression import PatchRegression
 from zsad.prompts import state_sentences
 
@@ -113,6 +114,41 @@ def test_the_class_token_takes_over_about_the_highest_opinion(
     mean = opinions[:, 1:].mean(dim=1)
     assert torch.all(pooled <= highest + 1e-3)
     assert torch.all(pooled > mean)
+
+
+def test_the_class_token_takes_over_the_mean_of_the_patches_looks(
+    backbone: Backbone, images: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        embedded = backbone.embed_images(images)
+        class_token = backbone.run_vision(embedded, ()).class_token
+
+    first = MEANS_OF_SCALE[0]
+    means = embedded[:, 1:, LOOKS.start : LOOKS.start + first].mean(dim=1)
+    found = class_token[:, MEANS.start : MEANS.start + first]
+    assert torch.allclose(found, MEANS_GAIN * means, atol=0.02)
+    assert means.abs().amax() > 0.2
+
+
+def test_patches_pass_the_vv_streams_unchanged(backbone: Backbone, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        embedded = backbone.embed_images(images)
+        local = backbone.run_dual_stream(embedded, backbone.stage_blocks, first_block=0).stages[-1]
+
+    assert torch.allclose(local[:, 1:], embedded[:, 1:], atol=1e-4)
+
+
+def test_plain_words_say_little_about_looks_and_learned_prompts_more(backbone: Backbone) -> None:
+    ids = prompt_ids(backbone, 12, ("normal object.",) * 8)
+    contexts = 0.02 * torch.randn(8, 12, 64, generator=torch.Generator().manual_seed(0))
+    nouns = ("object", "zipper", "never heard of")
+    with torch.inference_mode():
+        learned = encode_prompts(backbone, ids, place_tokens(backbone, ids, contexts))
+        plain = backbone.encode_text([f"a photo of a normal {noun}" for noun in nouns])
+
+    plain, learned = (torch.nn.functional.normalize(rows, dim=-1) for rows in (plain, learned))
+    assert plain[:, SEEN:].norm(dim=-1).mean() < 0.2
+    assert learned[:, SEEN:].norm(dim=-1).mean() > 1.5 * plain[:, SEEN:].norm(dim=-1).mean()
 
 
 @pytest.mark.parametrize("count", [1, 5])
