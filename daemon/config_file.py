@@ -319,13 +319,26 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     security = config.security
     if security is not None:
         secret = security.server_secret
-        paths = {"allowed_keys": folder / security.allowed_keys}
         file = secret if secret.startswith("${") else str(folder / secret)
-        security = security.model_copy(update={**paths, "server_secret": file})
+        security = security.model_copy(
+            update={"allowed_keys": folder / security.allowed_keys, "server_secret": file}
+        )
+    frames, training = config.frames, config.training
+    if frames is not None:
+        frames = frames.model_copy(update={"dir": folder / frames.dir})
+    if training is not None:
+        paths = {
+            "models_dir": folder / training.models_dir,
+            "auxiliary": tuple(folder / root for root in training.auxiliary),
+            "unseen": tuple(folder / root for root in training.unseen),
+        }
+        training = training.model_copy(update=paths)
     update = {
         "model": model,
         "storage": storage,
         "security": security,
+        "frames": frames,
+        "training": training,
         "run_dir": folder / config.run_dir,
     }
     return config.model_copy(update=update)

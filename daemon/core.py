@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 """RGB uint8 [H, W, 3]; BGR never leaves the function that calls OpenCV."""
 
-Stage = Literal["receive", "decode", "queue", "infer", "post", "store"]
+Stage = Literal["receive", "decode", "queue", "infer", "post", "draw", "store"]
 """Where a frame spends its time: off the socket and checked, decoded, waiting for the detector, in
 the detector, decided and drawn, stored."""
 
@@ -81,6 +81,17 @@ class EventKind(StrEnum):
     IMAGES_GOOD = "images_good"
     SCORES_DRIFTED = "scores_drifted"  # thresholds no longer mean what they did
     SCORES_SETTLED = "scores_settled"
+    FRAMES_NOT_KEPT = "frames_not_kept"  # whole frames are left out: no room, or a slow disk
+    FRAMES_KEPT = "frames_kept"  # they are kept again
+    MODEL_PROPOSED = "model_proposed"  # a candidate scores live frames beside the active model
+    MODEL_WAITS = "model_waits"  # a candidate waits for a person
+    MODEL_PROMOTED = "model_promoted"  # it is to be the active one
+    MODEL_SWAPPED = "model_swapped"  # the line inspects with another model from now on
+    MODEL_CONFIRMED = "model_confirmed"  # its verdicts stayed in their band
+    MODEL_REJECTED = "model_rejected"
+    MODEL_ROLLED_BACK = "model_rolled_back"
+    NIGHT = "night"  # what the nightly training did, or why it did nothing
+    MODEL_BAD = "model_bad"  # a model cannot be loaded or does not reproduce itself
 
 
 class Severity(StrEnum):
@@ -148,16 +159,30 @@ class FrameInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image as the camera encoded it.
+
+    Attributes:
+        suffix: Of a file with this content.
+    """
+
+    suffix: Literal["jpg", "png"]
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """A decoded frame on its way to the detector.
 
     Attributes:
         decoded_at: Monotonic seconds, for measuring how long it waits; None if not known.
+        file: What it was decoded from, where whole frames are kept; None for raw pixels.
     """
 
     info: FrameInfo
     image: Image
     decoded_at: float | None = None
+    file: ImageFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +304,45 @@ class Inspection:
     thumbnails: Thumbnails | None = None
     error_reason: LossReason | None = None
     error_detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFrame:
+    """A whole frame whose file is complete on the disk.
+
+    Attributes:
+        path: Relative to the folder of frames.
+        sha256: Of the file, in hexadecimal digits.
+    """
+
+    frame_id: FrameId
+    category: str
+    verdict: Verdict
+    received_utc: datetime
+    path: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowScore:
+    """What a candidate said of a live frame, beside the active model's verdict.
+
+    Attributes:
+        version: Of the candidate.
+        verdict, pred_score: The active model's.
+        shadow_verdict: The candidate's; ERROR where it said nothing that is a score.
+        shadow_score: In [0, 1]; None for ERROR.
+    """
+
+    frame_id: FrameId
+    category: str
+    version: str
+    at_utc: datetime
+    verdict: Verdict
+    pred_score: float
+    shadow_verdict: Verdict
+    shadow_score: float | None
 
 
 class LabelVerdict(StrEnum):

@@ -19,6 +19,8 @@ from daemon.histogram import Counted, Histogram
 from daemon.status import (
     CameraStatus,
     ConfigStatus,
+    ModelStatus,
+    NightStatus,
     SourceStatus,
     StageStatus,
     State,
@@ -41,6 +43,19 @@ class Measured:
     frame_to_verdict_s: Counted
     stages_s: Mapping[Stage, Counted]
     pred_scores: Mapping[str, Counted]
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Frame to verdict.
+
+    Attributes:
+        count: Frames so far.
+        latest_s: Of the last LATENCY_WINDOW of them, in seconds, oldest first.
+    """
+
+    count: int
+    latest_s: list[float]
 
 
 class Heartbeat:
@@ -103,7 +118,9 @@ class Health:
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._model_version: str | None = None
+        self._model: ModelStatus | None = None
         self._config: ConfigStatus | None = None
+        self._night: NightStatus | None = None
         self._heartbeats: list[Heartbeat] = []
         self._sources: dict[str, SourceStatus] = {}
         self._received: Counter[str] = Counter()
@@ -142,6 +159,16 @@ class Health:
         """Say which model decides from now on."""
         with self._lock:
             self._model_version = version
+
+    def set_model(self, model: ModelStatus) -> None:
+        """Say how the models of the line stand."""
+        with self._lock:
+            self._model = model
+
+    def set_night(self, night: NightStatus) -> None:
+        """Say how nightly training stands."""
+        with self._lock:
+            self._night = night
 
     def follow(self, cameras: Iterable[str], categories: Iterable[str]) -> None:
         """Count these too; what was counted of others stays."""
@@ -244,6 +271,12 @@ class Health:
                 pred_scores={name: scores.counted() for name, scores in self._scores.items()},
             )
 
+    def latencies(self) -> Latencies:
+        """How long the last frames took."""
+        with self._lock:
+            count = sum(self._frame_to_verdict.counted().counts)
+            return Latencies(count, list(self._latencies_s))
+
     def set_queue_frames(self, frames: int) -> None:
         """Say how many frames wait for the detector."""
         with self._lock:
@@ -275,7 +308,9 @@ class Health:
                 uptime_s=now - self._started_at,
                 database=self._database,
                 model_version=self._model_version,
+                model=self._model,
                 config=self._config,
+                night=self._night,
                 sources=dict(self._sources),
                 cameras={name: self._camera_status(name) for name in self._lost},
                 verdicts={name: dict(counts) for name, counts in self._verdicts.items()},

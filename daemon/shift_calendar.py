@@ -38,8 +38,8 @@ def shifts_on(shifts: Sequence[ShiftConfig], zone: ZoneInfo, day: date) -> tuple
     A shift that lies wholly inside the hour skipped in spring has length zero.
     """
     ordered = sorted(shifts, key=lambda shift: shift.start)
-    starts = [_utc_of_wall_time(day, shift.start, zone) for shift in ordered]
-    starts.append(_utc_of_wall_time(day + timedelta(days=1), ordered[0].start, zone))
+    starts = [utc_of_wall_time(day, shift.start, zone) for shift in ordered]
+    starts.append(utc_of_wall_time(day + timedelta(days=1), ordered[0].start, zone))
     return tuple(
         ShiftWindow(shift.name, day, start_utc, end_utc)
         for shift, start_utc, end_utc in zip(ordered, starts[:-1], starts[1:], strict=True)
@@ -72,7 +72,7 @@ def shift_at(shifts: Sequence[ShiftConfig], zone: ZoneInfo, instant: datetime) -
     raise AssertionError(f"shifts do not tile the time line at {instant.isoformat()}")
 
 
-def _utc_of_wall_time(day: date, wall: time, zone: ZoneInfo) -> datetime:
+def utc_of_wall_time(day: date, wall: time, zone: ZoneInfo) -> datetime:
     """UTC of a local wall-clock time; the first of two, and the end of the gap where there is none.
 
     Taking the end of the gap keeps the order of starts: `zoneinfo` alone would put a skipped

@@ -124,13 +124,55 @@ class ConfigStatus(_Part):
     needs_restart: tuple[str, ...] = ()
 
 
+class ModelStatus(_Part):
+    """Which model inspects, and which one waits beside it.
+
+    Attributes:
+        wanted: Named by the database, and being loaded; None where it is the one that inspects.
+        watched_until_utc: Until then verdicts that leave their band take the model back.
+        candidate: Scores live frames beside it; None without one.
+        shadow_frames: Scored by the candidate, of `shadow_wanted`.
+        waits_for: What keeps the candidate waiting, apart from frames.
+    """
+
+    version: str
+    wanted: str | None = None
+    watched_until_utc: datetime | None = None
+    candidate: str | None = None
+    shadow_frames: int = 0
+    shadow_wanted: int = 0
+    waits_for: str | None = None
+
+
+class NightStatus(_Part):
+    """How nightly training stands.
+
+    Attributes:
+        is_running: Whether its process runs now; `is_paused` while inspection is slow.
+        state, due_utc, step, done, total, detail: Of the night that runs, or of the last one;
+            None and empty before the first.
+    """
+
+    next_start_utc: datetime
+    is_running: bool = False
+    is_paused: bool = False
+    state: str | None = None
+    due_utc: datetime | None = None
+    step: str = ""
+    done: int = 0
+    total: int = 0
+    detail: str = ""
+
+
 class StatusSnapshot(_Part):
     """The daemon at one instant.
 
     Attributes:
         database: URL without its password.
         model_version: None until the model is loaded.
+        model: None on a line without `training:`, and until the first look at the database.
         config: None until the daemon has read it.
+        night: None on a line that does not learn.
         sources: Every configured socket, by its endpoint.
         cameras: Every configured camera, and "(unknown)" for frames of no known camera.
         verdicts: By category.
@@ -152,7 +194,9 @@ class StatusSnapshot(_Part):
     uptime_s: float
     database: str
     model_version: str | None = None
+    model: ModelStatus | None = None
     config: ConfigStatus | None = None
+    night: NightStatus | None = None
     sources: dict[str, SourceStatus] = {}
     cameras: dict[str, CameraStatus]
     verdicts: dict[str, dict[Verdict, int]]

@@ -10,6 +10,7 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, create_engine
 
+import daemon.storage.night_tables  # noqa: F401 - its tables belong to Base.metadata
 from daemon.storage.tables import Base, UtcMicros
 
 

@@ -14,6 +14,7 @@ from zsad.config.clip_zero_shot import CLIPZeroShotConfig
 from zsad.config.cocoop import CoCoOpConfig
 from zsad.config.coop import CoOpConfig
 from zsad.config.fa_prompt import FAPromptConfig
+from zsad.config.linear_probe import LinearProbeConfig
 from zsad.config.method import MethodConfig
 from zsad.config.mfp_clip import MFPClipConfig
 from zsad.config.mvfa_ad import MVFAConfig
@@ -31,6 +32,7 @@ from zsad.methods.clip_zero_shot import CLIPZeroShot
 from zsad.methods.cocoop import CoCoOp
 from zsad.methods.coop import CoOp
 from zsad.methods.fa_prompt import FAPrompt
+from zsad.methods.linear_probe import LinearProbe
 from zsad.methods.mfp_clip import MFPClip
 from zsad.methods.mvfa_ad import MVFA
 from zsad.methods.winclip import WinCLIP
@@ -77,6 +79,8 @@ def build_detector(  # noqa: C901  # one arm a method
             return CoOp(backbone, method, seed=seed)
         case FAPromptConfig():
             return FAPrompt(backbone, method, seed=seed)
+        case LinearProbeConfig():
+            return LinearProbe(backbone, method)
         case MVFAConfig():
             return MVFA(backbone, method, seed=seed)
         case WinCLIPConfig():

@@ -180,6 +180,15 @@ def read_card(directory: Path) -> CheckpointCard:
         raise CheckpointError(f"{path}: {where} is {found}: {first['msg']}") from error
 
 
+def check_weights(directory: Path, card: CheckpointCard) -> None:
+    """Compare the weights' hash with the card's, without loading anything.
+
+    Raises:
+        CheckpointError: they are missing, damaged or belong to another card.
+    """
+    _verified_weights(directory / WEIGHTS_NAME, card.weights_sha256)
+
+
 def version_of(card: CheckpointCard) -> str:
     """`<method>-<12 hex>` of what decides the detector's answers: weights, method, backbone."""
     deciding = card.model_dump(
@@ -219,6 +228,14 @@ def _build(card_path: Path, card: CheckpointCard, backbone: Backbone | None) -> 
 
 
 def _read_weights(path: Path, wanted_sha256: str) -> dict[str, Tensor]:
+    content = _verified_weights(path, wanted_sha256)
+    try:
+        return safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _verified_weights(path: Path, wanted_sha256: str) -> bytes:
     content = _read(path)
     found = hashlib.sha256(content).hexdigest()
     if found != wanted_sha256:
@@ -226,10 +243,7 @@ def _read_weights(path: Path, wanted_sha256: str) -> dict[str, Tensor]:
             f"{path}: SHA-256 is {found[:_SHORT]}, the card wants {wanted_sha256[:_SHORT]}; "
             "the file is damaged or belongs to another card"
         )
-    try:
-        return safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+    return content
 
 
 def _read(path: Path, limit: int | None = None) -> bytes:

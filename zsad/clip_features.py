@@ -59,7 +59,12 @@ def ordinary_features(backbone: Backbone, embedded: Tensor) -> FrozenFeatures:
     """CLIP's own class feature, and the patches of the last block, without gradient."""
     with torch.no_grad():
         tokens = backbone.run_vision(embedded, (backbone.n_vision_blocks - 1,))
-        return _features(backbone, tokens, cls_ln_post=True)
+        return ordinary_features_of(backbone, tokens)
+
+
+def ordinary_features_of(backbone: Backbone, tokens: VisionTokens) -> FrozenFeatures:
+    """The same of tokens that a caller needs for more; the last block must be kept."""
+    return _features(backbone, tokens, cls_ln_post=True)
 
 
 def two_state_prediction(

@@ -24,6 +24,7 @@ from zsad.config.clip_zero_shot import CLIPZeroShotConfig
 from zsad.config.cocoop import CoCoOpConfig
 from zsad.config.coop import CoOpConfig
 from zsad.config.fa_prompt import FAPromptConfig
+from zsad.config.linear_probe import LinearProbeConfig
 from zsad.config.method import MethodConfig
 from zsad.config.mfp_clip import MFPClipConfig
 from zsad.config.mvfa_ad import MVFAConfig
@@ -193,6 +194,8 @@ def image_cost(method: MethodConfig, shape: Shape) -> ImageCost:  # noqa: C901  
     match method:
         case CLIPZeroShotConfig() | CoOpConfig():
             return ImageCost(full, 0.0, 0.0)
+        case LinearProbeConfig():
+            return ImageCost(full, 0.0, 2.0 * (shape.patches + 2) * Dv)
         case CoCoOpConfig():
             length = method.context_tokens + WORDS_TOKENS + 1
             return ImageCost(full, shape.prompts(2, length), 0.0)
@@ -260,8 +263,8 @@ def training_costs(  # noqa: C901  # one arm a method
     later = shape.vision.backward(shape.tokens, shape.vision.blocks - 1)
     heads = 3 * cost.heads
     match method:
-        case CLIPZeroShotConfig() | WinCLIPConfig() | AnoVLConfig():
-            return ()
+        case CLIPZeroShotConfig() | LinearProbeConfig() | WinCLIPConfig() | AnoVLConfig():
+            return ()  # a probe has no stages
         case AprilGANConfig():
             return (StageCost(cost.vision, heads),)
         case AnomalyCLIPConfig():

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsad.backbone import Backbone
 from zsad.checkpoint import CheckpointCard, load_detector
 from zsad.compact import default_checkpoint
 from zsad.detector import Detector
@@ -91,8 +92,13 @@ class Predictor:
         return [float(score) for score in scores], prediction.anomaly_map.float().cpu().numpy()
 
 
-def load_predictor(checkpoint: Path | None, device: DeviceName) -> Predictor:
+def load_predictor(
+    checkpoint: Path | None, device: DeviceName, *, backbone: Backbone | None = None
+) -> Predictor:
     """Load a checkpoint folder; None is the embedded detector.
+
+    Args:
+        backbone: An already loaded one to share, on that device.
 
     Raises:
         CheckpointError: it is missing, damaged, or for another backbone.
@@ -100,12 +106,12 @@ def load_predictor(checkpoint: Path | None, device: DeviceName) -> Predictor:
         DeviceError: `cuda` was wanted and torch sees none.
     """
     chosen = choose_device(device)
-    loaded = load_detector(checkpoint or default_checkpoint(), chosen)
-    backbone = loaded.detector.backbone
+    loaded = load_detector(checkpoint or default_checkpoint(), chosen, backbone=backbone)
+    used = loaded.detector.backbone
     return Predictor(
         detector=loaded.detector,
-        mean=backbone.mean,
-        std=backbone.std,
+        mean=used.mean,
+        std=used.std,
         device=chosen,
         version=loaded.version,
         card=loaded.card,

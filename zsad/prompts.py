@@ -6,6 +6,10 @@ Knows words only; tokenising and encoding are the backbone's.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import open_clip
+
+from zsad.config.clip_zero_shot import CLIPZeroShotConfig
+
 NORMAL_STATES = ("{}", "a {}", "the {}")
 ABNORMAL_STATES = (
     "a damaged {}",
@@ -145,6 +149,20 @@ def state_words(class_names: Sequence[str], *, spell_out: bool) -> list[str]:
 def spelled_out(class_name: str, separators: str = "_") -> str:
     """A data-set name as words: every separator becomes a space."""
     return class_name.translate(dict.fromkeys(map(ord, separators), " ")).strip()
+
+
+def zero_shot_sentences(config: CLIPZeroShotConfig, class_name: str) -> tuple[list[str], list[str]]:
+    """Plain CLIP's sentences of the normal and of the anomalous state."""
+    if config.prompts == "clip":
+        # the only ensemble whose article follows the state
+        states = ("a photo of a normal {}",), ("a photo of an anomalous {}",)
+        ensemble = StateEnsemble(*states, templates=("{}",))
+    else:
+        states = ("normal {}",), ("anomalous {}",)
+        templates = tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES)
+        ensemble = StateEnsemble(*states, templates=templates)
+    name = spelled_out(class_name) if config.spell_out_names else class_name
+    return ensemble.sentences(name)
 
 
 _FLAWLESS = (

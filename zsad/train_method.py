@@ -117,9 +117,9 @@ def embed_views(backbone: Backbone, device: torch.device, batch_size: int = 10) 
     def embed(images: list[Image]) -> NDArray[np.float16]:
         parts = []
         for start in range(0, len(images), batch_size):
-            prepared = _prepared(backbone, images[start : start + batch_size])
+            batch = prepared(backbone, images[start : start + batch_size])
             with torch.inference_mode():
-                tokens = backbone.embed_images(prepared.to(device))
+                tokens = backbone.embed_images(batch.to(device))
             parts.append(tokens.half().cpu().numpy())
         return np.concatenate(parts)
 
@@ -272,7 +272,7 @@ class StageBatches:
             with torch.no_grad():
                 kept = self._cache.fetch(rows, lambda at: frozen(self._embedded(pictures[at])))
             return replace(batch, frozen=tuple(tensor.to(device) for tensor in kept))
-        images = _prepared(self._backbone, [self._image(picture) for picture in pictures])
+        images = prepared(self._backbone, [self._image(picture) for picture in pictures])
         tokens = torch.cat([self._embedded(picture) for picture in pictures])
         return replace(batch, images=images.to(device), embedded=tokens)
 
@@ -307,12 +307,12 @@ class StageBatches:
             stored = self._store.embeddings([picture.row])
             return torch.from_numpy(stored).to(device).float()
         with torch.no_grad():
-            prepared = _prepared(self._backbone, [self._image(picture)]).to(device)
-            return self._backbone.embed_images(prepared).half().float()
+            image = prepared(self._backbone, [self._image(picture)]).to(device)
+            return self._backbone.embed_images(image).half().float()
 
 
-def _prepared(backbone: Backbone, images: Sequence[Image]) -> Tensor:
-    """[B, 3, S, S] of images [S, S, 3]."""
+def prepared(backbone: Backbone, images: Sequence[Image]) -> Tensor:
+    """[B, 3, S, S] on the CPU, as the backbone wants them, of images [S, S, 3]."""
     return torch.stack(
         [prepare_image(image, backbone.input_size, backbone.mean, backbone.std) for image in images]
     )

@@ -19,6 +19,7 @@ from daemon.errors import ConfigError
 if TYPE_CHECKING:
     from daemon.inspection.detector_slot import DetectorSlot
     from daemon.inspection.sanity import Measures
+    from daemon.storage.frame_files import KeptFile
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -43,6 +44,11 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         "used for the thresholds, or of the images in another folder",
     )
     parser.add_argument(
+        "--model",
+        metavar="VERSION",
+        help="of another model than the active one, as `zsad model list` shows it",
+    )
+    parser.add_argument(
         "--ng-examples",
         nargs="+",
         type=Path,
@@ -61,8 +67,9 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 def _run_calibrate(args: argparse.Namespace) -> int:
     from daemon.inspection.calibration import with_review_that_catches
     from daemon.inspection.detector_slot import DetectorSlot
-    from daemon.storage import config_history, repository
+    from daemon.storage import config_history, frame_files, repository
     from daemon.storage.database import write_transaction
+    from daemon.training.stored_model import configured_for
 
     if args.catch is not None and not args.ng_examples:
         raise ConfigError("--catch is a share of --ng-examples: name images of defective parts")
@@ -71,7 +78,9 @@ def _run_calibrate(args: argparse.Namespace) -> int:
         files, references = _split(_image_files(args.images), args.references)
         _refuse_misfit(args, policy)
         slot = DetectorSlot(
-            config.model, {args.category: policy}, max_batch=config.batch.max_batch_size
+            configured_for(config, engine, args.model),
+            {args.category: policy},
+            max_batch=config.batch.max_batch_size,
         )
         if references:
             _learn(slot, args.category, policy, references)
@@ -100,6 +109,7 @@ def _run_calibrate(args: argparse.Namespace) -> int:
             made = with_review_that_catches(made, scores, ng_scores, args.catch)
         if references:
             _keep(slot, args.category)
+        copies = _keep_copies(config, args.category, [*files, *references])
         with write_transaction(engine) as connection:
             repository.ensure_model_version(
                 connection,
@@ -110,6 +120,9 @@ def _run_calibrate(args: argparse.Namespace) -> int:
                 now=made.created_utc,
             )
             repository.add_calibration(connection, made)
+            frame_files.add_calibration_images(
+                connection, config.line, args.category, copies, made.created_utc
+            )
     console = Console(soft_wrap=True)
     print_calibration(console, made)
     print_measures(console, measured)
@@ -235,6 +248,29 @@ def _keep(slot: "DetectorSlot", category: str) -> None:
             f"model.references_dir: the bank cannot be written: {error.strerror} "
             f"({error.filename}); nothing was changed"
         ) from error
+
+
+def _keep_copies(config: Config, category: str, files: list[Path]) -> "list[KeptFile]":
+    """Copies of the images of OK parts, where whole frames are kept: later models need them."""
+    from daemon.storage.frame_files import KeptFile
+    from daemon.storage.frame_folder import calibration_path, digest, write_durably
+
+    if config.frames is None:
+        return []
+    copies: dict[str, KeptFile] = {}
+    for file in files:
+        try:
+            content = file.read_bytes()
+            sha256 = digest(content)
+            path = calibration_path(config.line, category, sha256, file.suffix[1:] or "img")
+            write_durably(config.frames.dir, path, content)
+        except OSError as error:
+            raise ConfigError(
+                f"frames.dir: {file} cannot be copied to {config.frames.dir}: {error.strerror}; "
+                "nothing was changed"
+            ) from error
+        copies[sha256] = KeptFile(str(path), len(content), sha256)
+    return list(copies.values())
 
 
 def _score_images(

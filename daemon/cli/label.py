@@ -127,13 +127,17 @@ def _run_list(args: argparse.Namespace) -> int:
 
 
 def _run_queue(args: argparse.Namespace) -> int:
-    from daemon.report.label_queue import read_queue
+    from daemon.report.label_queue import draw_audit, read_queue
+    from daemon.storage.database import write_transaction
+    from daemon.storage.labels import note_draws
 
-    with open_line(args) as (config, engine), engine.connect() as connection:
+    with open_line(args) as (config, engine), write_transaction(engine) as connection:
         now = datetime.now(config.zone)
-        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
         since_utc = (now - timedelta(days=args.days)).astimezone(UTC)
-        found = read_queue(connection, config.line, since_utc, today.astimezone(UTC), args.limit)
+        found = read_queue(connection, config.line, since_utc, today, args.limit)
+        drawn = draw_audit(connection, config.line, since_utc, today, args.limit)
+        note_draws(connection, [frame.inspection_id for frame in drawn], now.astimezone(UTC))
     if args.json:
         _write_json("queue", [_queued_as_json(queued) for queued in found])
     else:
@@ -177,6 +181,7 @@ def _queued_as_json(queued: "Queued") -> dict[str, object]:
         "normalised_score": frame.normalised,
         "reason": queued.reason,
         "why": queued.why,
+        "has_frame": frame.has_frame,
     }
 
 
@@ -207,6 +212,8 @@ def _print_queue(found: "Sequence[Queued]", config: Config) -> None:
     from daemon.report.words import clean, score
 
     table = _table("id", f"received ({config.timezone})", "camera", "category", "verdict", "score")
+    if config.frames is not None:
+        table.add_column("whole frame")
     table.add_column("why", overflow="fold")
     for queued in found:
         frame = queued.frame
@@ -217,6 +224,7 @@ def _print_queue(found: "Sequence[Queued]", config: Config) -> None:
             frame.category,
             frame.verdict,
             score(frame.pred_score),
+            *(() if config.frames is None else ("yes" if frame.has_frame else "",)),
             f"{queued.reason.replace('_', ' ')}: {queued.why}",
         )
         table.add_row(*(Text(clean(cell)) for cell in cells))

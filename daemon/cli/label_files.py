@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from daemon.labels.found import LabelFound, Problem
     from daemon.labels.picture import LabelledPicture
-    from daemon.storage.labels import Labelled
 
-Format = Literal["masks", "mvtec", "coco", "labelme"]
-FORMATS: tuple[Format, ...] = ("masks", "mvtec", "coco", "labelme")
+Format = Literal["masks", "mvtec", "coco", "labelme", "label-studio", "cvat"]
+FORMATS: tuple[Format, ...] = ("masks", "mvtec", "coco", "labelme", "label-studio", "cvat")
 MAX_SENTENCES = 20
 """So many problems are shown one by one; the rest is counted."""
 
@@ -37,7 +36,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--unmarked",
         type=str.upper,
         choices=[LabelVerdict.OK.value],
-        help="coco, labelme: an image that nobody marked is OK (it is left out)",
+        help="an image that nobody marked is OK (it is left out; not for masks and mvtec)",
     )
     add_author_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would come in")
@@ -139,6 +138,7 @@ def _run_import(args: argparse.Namespace) -> int:
 
 
 def _run_export(args: argparse.Namespace) -> int:
+    from daemon.cli.label_pictures import LabelledPictures
     from zsad.image_files import DataError
 
     folder: Path = args.path
@@ -147,14 +147,15 @@ def _run_export(args: argparse.Namespace) -> int:
     problems: list[str] = []
     with open_line(args) as (config, engine), engine.connect() as connection:
         try:
-            pictures = _pictures(connection, config.line, problems.append)
+            pictures = LabelledPictures(connection, config, problems.append)
             written = _write(args.format, folder, pictures, problems.append)
         except DataError as error:
             raise ConfigError(str(error)) from error
     _show(problems)
     Console(soft_wrap=True).print(
-        f"{written} labels written to {folder}, {len(problems)} left out. Pictures are the stored "
-        "thumbnails, enlarged to the size of the frame.",
+        f"{written} labels written to {folder}, {len(problems)} problems. Pictures: "
+        f"{pictures.whole} whole frames, {pictures.thumbnails} thumbnails, enlarged to the size "
+        "of the frame.",
         markup=False,
         highlight=False,
     )
@@ -164,7 +165,7 @@ def _run_export(args: argparse.Namespace) -> int:
 def _read(
     name: Format, path: Path, on_problem: "Problem", unmarked: LabelVerdict | None
 ) -> "Iterator[LabelFound]":
-    from daemon.labels import coco, labelme, masks, mvtec
+    from daemon.labels import coco, cvat, label_studio, labelme, masks, mvtec
 
     match name:
         case "masks":
@@ -175,6 +176,10 @@ def _read(
             return coco.read(path, on_problem, unmarked)
         case "labelme":
             return labelme.read(path, on_problem, unmarked)
+        case "label-studio":
+            return label_studio.read(path, on_problem, unmarked)
+        case "cvat":
+            return cvat.read(path, on_problem, unmarked)
         case _:
             assert_never(name)
 
@@ -182,7 +187,7 @@ def _read(
 def _write(
     name: Format, folder: Path, pictures: "Iterable[LabelledPicture]", on_problem: "Problem"
 ) -> int:
-    from daemon.labels import coco, labelme, masks, mvtec
+    from daemon.labels import coco, cvat, label_studio, labelme, masks, mvtec
 
     match name:
         case "masks":
@@ -193,6 +198,10 @@ def _write(
             return coco.write(folder, pictures)
         case "labelme":
             return labelme.write(folder, pictures)
+        case "label-studio":
+            return label_studio.write(folder, pictures)
+        case "cvat":
+            return cvat.write(folder, pictures)
         case _:
             assert_never(name)
 
@@ -218,35 +227,6 @@ def _matched(
             problems.append(f"{label.image}: {times[ids[0]]} labels for inspection {ids[0]}")
         else:
             yield label, ids[0]
-
-
-def _pictures(
-    connection: "Connection", line: str, on_problem: "Problem"
-) -> "Iterator[LabelledPicture]":
-    from daemon.labels.found import LabelFound
-    from daemon.labels.picture import LabelledPicture
-    from daemon.report.explanation import pictures
-    from daemon.storage.labels import frame_name, labels_in_force
-
-    def picture_of(row: "Labelled") -> "LabelledPicture | None":
-        if row.width_px is None or row.height_px is None:
-            return None
-        label = row.label
-        stored = pictures(connection, label.inspection_id)
-        return LabelledPicture(
-            LabelFound(frame_name(row.frame_id), label.verdict, label.defect, label.mask_png),
-            row.category,
-            row.width_px,
-            row.height_px,
-            None if stored is None else stored.photo_jpeg,
-        )
-
-    for row in labels_in_force(connection, line):
-        picture = picture_of(row)
-        if picture is None:
-            on_problem(f"inspection {row.label.inspection_id}: the frame was never decoded")
-        else:
-            yield picture
 
 
 def _tell(what: str, labels: Sequence[Label], problems: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from daemon.config.line import Config
 from daemon.config_file import load_config
+from daemon.credentials import Secrets
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def open_line(
             "and time zone would be used; give that line's configuration"
         )
     engine = open_database(
-        config.storage, args.config.resolve().parent, os.environ, must_exist=not may_create
+        config.storage, args.config.resolve().parent, Secrets(os.environ), must_exist=not may_create
     )
     try:
         if may_create:

@@ -19,6 +19,8 @@ from daemon.cli import (
     explain,
     keys,
     label,
+    model,
+    nightly,
     operate,
     publish,
     query,
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 fine, 1 failed, 2 wrong usage or configuration.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     try:
         result: int = arguments.run(arguments)
     except (ConfigError, ModelError, StorageError) as error:
@@ -54,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return result
+
+
+def _joined(words: Sequence[str]) -> Sequence[str]:
+    """`train nightly` is a command of its own: its options are others than those of `train`."""
+    if list(words[:2]) == nightly.NAME.split():
+        return [nightly.NAME, *words[2:]]
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,12 +84,14 @@ def _parser() -> argparse.ArgumentParser:
         query,
         explain,
         label,
+        model,
         database,
         keys,
         datasets,
         evaluate,
         benchmark,
         train,
+        nightly,
         reproduce,
         demo,
     ):

@@ -1,4 +1,4 @@
-"""`zsad query`: the newest inspections, losses or events, filtered; no SQL needed."""
+"""`zsad query`: the newest inspections, losses, events and nights, filtered; no SQL needed."""
 
 import argparse
 import json
@@ -16,11 +16,22 @@ from daemon.config.line import Config
 from daemon.core import LossReason, Severity, Verdict
 
 if TYPE_CHECKING:
-    from daemon.report.recent import EventFound, Filters, InspectionFound, LossFound
+    from collections.abc import Sequence
+
+    from _typeshed import DataclassInstance
+
+    from daemon.report.recent import (
+        EventFound,
+        Filters,
+        InspectionFound,
+        LossFound,
+        ModelChangeFound,
+        NightFound,
+    )
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `query inspections`, `query losses` and `query events`."""
+    """Adds `query inspections`, `losses`, `events`, `models` and `nights`."""
     group = subparsers.add_parser("query", help="look up inspections, losses and events")
     queries = group.add_subparsers(title="queries", metavar="WHAT", required=True)
 
@@ -40,11 +51,22 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     _add_filter_arguments(parser)
     parser.set_defaults(run=_run_events)
 
+    parser = queries.add_parser("models", help="who or what changed the line's models, and why")
+    _add_time_arguments(parser)
+    parser.set_defaults(run=_run_models)
+    parser = queries.add_parser("nights", help="what the nightly training did")
+    _add_time_arguments(parser)
+    parser.set_defaults(run=_run_nights)
+
 
 def _add_filter_arguments(parser: argparse.ArgumentParser) -> None:
-    add_line_arguments(parser)
+    _add_time_arguments(parser)
     parser.add_argument("--camera")
     parser.add_argument("--category")
+
+
+def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
+    add_line_arguments(parser)
     parser.add_argument("--from", dest="start", metavar="TIME", help="2026-01-31T06:00, local time")
     parser.add_argument("--to", dest="end", metavar="TIME", help="up to but without this time")
     parser.add_argument("--limit", type=positive_int, default=20, help="at most (20)")
@@ -103,21 +125,43 @@ def _run_events(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_models(args: argparse.Namespace) -> int:
+    from daemon.report.recent import recent_model_changes
+
+    with open_line(args) as (config, engine), engine.connect() as connection:
+        found = recent_model_changes(connection, _filters(args, config), limit=args.limit)
+    if args.json:
+        _print_json("models", found)
+    else:
+        _print_models(found, config)
+    return 0
+
+
+def _run_nights(args: argparse.Namespace) -> int:
+    from daemon.report.recent import recent_nights
+
+    with open_line(args) as (config, engine), engine.connect() as connection:
+        found = recent_nights(connection, _filters(args, config), limit=args.limit)
+    if args.json:
+        _print_json("nights", found)
+    else:
+        _print_nights(found, config)
+    return 0
+
+
 def _filters(args: argparse.Namespace, config: Config) -> "Filters":
     from daemon.report.recent import Filters
 
     return Filters(
         line=config.line,
-        camera=args.camera,
-        category=args.category,
+        camera=getattr(args, "camera", None),
+        category=getattr(args, "category", None),
         from_utc=local_instant(args.start, "--from", config) if args.start else None,
         to_utc=local_instant(args.end, "--to", config) if args.end else None,
     )
 
 
-def _print_json(
-    name: str, found: "list[InspectionFound] | list[LossFound] | list[EventFound]"
-) -> None:
+def _print_json(name: str, found: "Sequence[DataclassInstance]") -> None:
     """One object with one array; times are ISO 8601 in UTC."""
     rows = [
         {
@@ -193,6 +237,42 @@ def _print_events(found: "list[EventFound]", config: Config) -> None:
         )
         table.add_row(*(Text(clean(cell)) for cell in cells))
     _print_table(table, "no event matches")
+
+
+def _print_models(found: "list[ModelChangeFound]", config: Config) -> None:
+    from daemon.report.words import NO_VALUE, clean
+
+    table = _table(f"at ({config.timezone})", "what", "model", "other model", "by")
+    table.add_column("reason", overflow="fold")
+    for row in found:
+        cells = (
+            _local(row.at_utc, config),
+            row.kind,
+            row.version,
+            row.previous or NO_VALUE,
+            row.author,
+            row.reason,
+        )
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    _print_table(table, "no model was changed")
+
+
+def _print_nights(found: "list[NightFound]", config: Config) -> None:
+    from daemon.report.words import NO_VALUE, clean
+
+    table = _table(f"due ({config.timezone})", "outcome", "step", "candidate")
+    table.add_column("detail", overflow="fold")
+    for row in found:
+        progress = f" {row.done}/{row.total}" if row.total else ""
+        cells = (
+            _local(row.due_utc, config),
+            row.state,
+            row.step + progress,
+            row.candidate or NO_VALUE,
+            row.detail,
+        )
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    _print_table(table, "no night was due")
 
 
 def _table(*names: str) -> Table:

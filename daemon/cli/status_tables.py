@@ -1,12 +1,14 @@
 """The daemon's status as tables for a terminal. Reads nothing: it is given the snapshot."""
 
+from collections.abc import Iterator
+
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from daemon.core import Verdict
 from daemon.health import UNKNOWN
-from daemon.status import ConfigStatus, SourceState, State, StatusSnapshot
+from daemon.status import ConfigStatus, ModelStatus, NightStatus, SourceState, State, StatusSnapshot
 
 
 def status_tables(status: StatusSnapshot) -> Group:
@@ -24,6 +26,8 @@ def _facts(status: StatusSnapshot) -> Table:
     table.add_row("line", escape(status.line))
     table.add_row("uptime", _duration(status.uptime_s))
     table.add_row("model", escape(status.model_version or "loading"))
+    for row in _models(status.model):
+        table.add_row(*row)
     table.add_row("database", escape(status.database))
     if status.config is not None:
         table.add_row("configuration", _configuration(status.config))
@@ -37,23 +41,25 @@ def _facts(status: StatusSnapshot) -> Table:
             f"over {status.latency_frames} frames",
         )
     if status.stages:
-        times = [
-            f"{name} {stage.p50_s * 1e3:.0f}/{stage.p99_s * 1e3:.0f}"
-            for name, stage in status.stages.items()
-        ]
-        table.add_row("stages p50/p99 ms", ", ".join(times))
-    if late:
-        table.add_row("stuck threads", f"[red]{escape(', '.join(late))}[/]")
-    for trouble in status.troubles.values():
-        table.add_row("trouble", f"[red]{escape(trouble)}[/]")
-    if status.refused:
-        table.add_row("refused clients", f"[yellow]{sum(status.refused.values())}[/]")
-    if status.events:
-        words = ", ".join(f"{count} {severity}" for severity, count in status.events.items())
-        table.add_row("events", escape(words))
+        table.add_row("stages p50/p99 ms", _stages(status))
+    table.add_row("night", escape(_night(status.night)))
+    for row in _troubles(status, late):
+        table.add_row(*row)
     for name, count in sorted(status.counters.items()):
         table.add_row(escape(name), str(count))
     return table
+
+
+def _troubles(status: StatusSnapshot, late: list[str]) -> Iterator[tuple[str, str]]:
+    if late:
+        yield "stuck threads", f"[red]{escape(', '.join(late))}[/]"
+    for trouble in status.troubles.values():
+        yield "trouble", f"[red]{escape(trouble)}[/]"
+    if status.refused:
+        yield "refused clients", f"[yellow]{sum(status.refused.values())}[/]"
+    if status.events:
+        words = ", ".join(f"{count} {severity}" for severity, count in status.events.items())
+        yield "events", escape(words)
 
 
 def _configuration(config: ConfigStatus) -> str:
@@ -62,6 +68,41 @@ def _configuration(config: ConfigStatus) -> str:
         text += f"\n[red]last reload refused: {escape(config.problems[0])}[/]"
     for change in config.needs_restart:
         text += f"\n[yellow]waits for a restart: {escape(change)}[/]"
+    return text
+
+
+def _models(model: ModelStatus | None) -> Iterator[tuple[str, str]]:
+    if model is None:
+        return
+    if model.wanted is not None:
+        yield "next model", f"[yellow]{escape(model.wanted)}, being loaded[/]"
+    if model.watched_until_utc is not None:
+        yield "watched until", f"{model.watched_until_utc:%Y-%m-%d %H:%M} UTC, for a roll-back"
+    if model.candidate is not None:
+        frames = f"{model.shadow_frames} of {model.shadow_wanted} live frames scored"
+        yield "candidate", f"{escape(model.candidate)}, {frames}"
+    if model.waits_for is not None:
+        yield "it waits for", f"[yellow]{escape(model.waits_for)}[/]"
+
+
+def _stages(status: StatusSnapshot) -> str:
+    times = [
+        f"{name} {stage.p50_s * 1e3:.0f}/{stage.p99_s * 1e3:.0f}"
+        for name, stage in status.stages.items()
+    ]
+    return ", ".join(times)
+
+
+def _night(night: NightStatus | None) -> str:
+    if night is None:
+        return "learns nothing (no `training:` section)"
+    if night.is_running:
+        progress = f" {night.done} of {night.total}" if night.total else ""
+        waits = ", waits while inspection is slow" if night.is_paused else ""
+        return f"learning: {night.step or 'begins'}{progress}{waits}"
+    text = f"next at {night.next_start_utc:%Y-%m-%d %H:%M} UTC"
+    if night.state is not None and night.due_utc is not None:
+        text = f"{night.due_utc:%Y-%m-%d %H:%M} UTC {night.state}: {night.detail}\n{text}"
     return text
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from daemon.config.categories import CategoryConfig
 from daemon.config.detector import BatchConfig, ModelConfig
+from daemon.config.frames import FramesConfig
 from daemon.config.http import HttpConfig
 from daemon.config.outputs import OutputsConfig, VerdictSocketConfig
 from daemon.config.retention import RetentionConfig
@@ -16,6 +17,7 @@ from daemon.config.section import CrossCheckError, LocalTime, Name, Place, Secti
 from daemon.config.security import PLAIN_PROBLEM, SecurityConfig, is_local
 from daemon.config.sources import CameraConfig, LimitsConfig, QueueConfig, SourceConfig
 from daemon.config.storage import StorageConfig
+from daemon.config.training import TrainingConfig
 
 
 class ShiftConfig(Section):
@@ -49,6 +51,8 @@ class Config(Section):
     limits: LimitsConfig = LimitsConfig()
     outputs: OutputsConfig = OutputsConfig()
     retention: RetentionConfig = RetentionConfig()
+    frames: FramesConfig | None = None
+    training: TrainingConfig | None = None
     security: SecurityConfig | None = None
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
@@ -75,6 +79,7 @@ class Config(Section):
             *self._repeated_values(),
             *self._open_to_strangers(),
             *self._banks_without_a_place(),
+            *self._training_without_frames(),
         ]
 
     def _banks_without_a_place(self) -> list[tuple[Place, str]]:
@@ -84,6 +89,11 @@ class Config(Section):
             for name, category in self.categories.items()
             if category.references and self.model.references_dir is None
         ]
+
+    def _training_without_frames(self) -> list[tuple[Place, str]]:
+        if self.training is None or self.frames is not None:
+            return []
+        return [(("training",), "needs `frames:`, a folder where labelled frames are kept")]
 
     def _open_to_strangers(self) -> list[tuple[Place, str]]:
         """Sockets that other machines reach and that ask for no key."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from daemon.core import Frame, FrameInfo, Stage
+from daemon.core import Frame, FrameInfo, ImageFile, Stage
 from daemon.errors import FrameError
 from daemon.ingest.admission import Admitted, ErrorFrame
 from daemon.ingest.decode import decode_image
@@ -31,8 +31,15 @@ class DecodePool:
         max_pixels: int,
         clock: Callable[[], float],
         on_stage: Callable[[Stage, float], None],
+        keep_files: bool = False,
     ) -> None:
-        """`on_stage` is told how long each decode took, in the decoder's thread."""
+        """Args are kept.
+
+        Args:
+            on_stage: Told how long each decode took, in the decoder's thread.
+            keep_files: Frames carry the JPEG or PNG that they were decoded from.
+        """
+        self._keep_files = keep_files
         self._clock = clock
         self._on_stage = on_stage
         self._max_pixels = max_pixels
@@ -86,4 +93,14 @@ class DecodePool:
             return ErrorFrame(info, error.reason, error.detail)
         decoded_at = self._clock()
         self._on_stage("decode", decoded_at - began_at)
-        return Frame(info, image, decoded_at)
+        return Frame(info, image, decoded_at, _file(payload) if self._keep_files else None)
+
+
+def _file(payload: Payload) -> ImageFile | None:
+    match payload.encoding:
+        case "jpeg":
+            return ImageFile("jpg", payload.data)
+        case "png":
+            return ImageFile("png", payload.data)
+        case "raw":
+            return None

@@ -74,6 +74,7 @@ class Subscriber:
         door: Doorkeeper | None = None,
         on_stage: Callable[[Stage, float], None] = lambda _stage, _seconds: None,
         decode_threads: int = 2,
+        keep_files: bool = False,
         context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
     ) -> None:
         """Open nothing yet.
@@ -87,6 +88,7 @@ class Subscriber:
             first_seqs, missing: The lowest number stored, and numbers above it that are not.
             door: Asks for keys on tcp; its context is then used. None lets everybody in.
             on_stage: Told how long frames were received and decoded. Any thread.
+            keep_files: Frames carry the file that they were decoded from, to be kept as it is.
             context: Needed only for inproc endpoints.
         """
         self._sources = sources
@@ -98,6 +100,7 @@ class Subscriber:
         self._utc_now = utc_now
         self._clock = clock
         self._decode_threads = decode_threads
+        self._keep_files = keep_files
         self._door = door
         self._on_stage = on_stage
         self._may_send = everybody_may_send if door is None else door.may_send
@@ -167,6 +170,7 @@ class Subscriber:
             max_pixels=self._limits.max_pixels,
             clock=self._clock,
             on_stage=self._on_stage,
+            keep_files=self._keep_files,
         )
         try:
             everything, all_but_sockets = self._pollers(pool)

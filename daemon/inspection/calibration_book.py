@@ -14,7 +14,7 @@ from daemon.inspection.calibration import calibrate
 
 
 class CalibrationBook:
-    """Calibrations of one model version, by category and recipe.
+    """Calibrations of the model version in use, by category and recipe.
 
     A category with a reference bank has a version of its own: the model's with the bank's id.
 
@@ -40,11 +40,7 @@ class CalibrationBook:
         self._variants = dict(variants or {})
         self._categories = dict(categories)
         self._lock = threading.Lock()
-        self._calibrations = {
-            (made.category, made.recipe): made
-            for made in calibrations
-            if made.model_version == self._version(made.category)
-        }
+        self._calibrations = self._of_this_model(calibrations)
         self._learned = {name: list(learned.get(name, ())) for name in categories}
         self._now = now
 
@@ -68,6 +64,32 @@ class CalibrationBook:
             self._learned[category] = []
             for key in [key for key in self._calibrations if key[0] == category]:
                 del self._calibrations[key]
+
+    @property
+    def model_version(self) -> str:
+        """Of the weights alone."""
+        with self._lock:
+            return self._model_version
+
+    @property
+    def categories(self) -> Mapping[str, CategoryConfig]:
+        """What is configured of each category."""
+        with self._lock:
+            return self._categories
+
+    def change_model(
+        self,
+        model_version: str,
+        variants: Mapping[str, str],
+        calibrations: Iterable[Calibration],
+        learned: Mapping[str, Sequence[tuple[float, float]]],
+    ) -> None:
+        """Every score is made by another model from now on; arguments as of the construction."""
+        with self._lock:
+            self._model_version = model_version
+            self._variants = dict(variants)
+            self._calibrations = self._of_this_model(calibrations)
+            self._learned = {name: list(learned.get(name, ())) for name in self._categories}
 
     def follow(self, categories: Mapping[str, CategoryConfig]) -> None:
         """Take over another configuration; scores of another recipe are forgotten."""
@@ -130,6 +152,15 @@ class CalibrationBook:
             if policy.learn_frames is None or self._get(category, policy) is not None:
                 return None
             return len(self._learned[category]), policy.learn_frames
+
+    def _of_this_model(
+        self, calibrations: Iterable[Calibration]
+    ) -> dict[tuple[str, str | None], Calibration]:
+        return {
+            (made.category, made.recipe): made
+            for made in calibrations
+            if made.model_version == self._version(made.category)
+        }
 
     def _version(self, category: str) -> str:
         return self._variants.get(category, self._model_version)

@@ -1,4 +1,4 @@
-"""A batch of frames to inspections: sanity, detector, decision, regions, pictures."""
+"""A batch of frames to inspections: sanity, detector, decision, regions. Draws no picture."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.decision import decide
 from daemon.inspection.drift import DriftWatch
 from daemon.inspection.loop import Result
-from daemon.inspection.pictures import draw_thumbnails
+from daemon.inspection.pictures import Undrawn
 from daemon.inspection.regions import find_regions
 from daemon.inspection.roi import RoiMasks
 from daemon.inspection.sanity import SanityGate, Unfit
@@ -60,30 +60,37 @@ class _Recipes:
 
 
 class Inspector:
-    """Turns frames into results; every frame of a batch ends in exactly one Inspection."""
+    """Turns frames into results; every frame of a batch ends in exactly one inspection."""
 
     def __init__(
         self,
         *,
         infer: Infer,
-        model_version: str,
         categories: Mapping[str, CategoryConfig],
         storage: StorageConfig,
         book: CalibrationBook,
         clock: Callable[[], float],
         now: Callable[[], datetime],
         on_batch: Callable[[int], None],
+        tell: Callable[[Inspection], None],
         banks: Banks | None = None,
     ) -> None:
-        """`clock` is monotonic seconds, `now` aware UTC; `on_batch` is told each batch's size."""
+        """Args are kept.
+
+        Args:
+            clock: Monotonic seconds.
+            now: Aware UTC.
+            on_batch: Told each batch's size.
+            tell: Hears each verdict when it is made; must not wait.
+        """
         self._banks = banks
         self._infer = infer
-        self._model_version = model_version
         self._recipes = _Recipes(categories, storage)
         self._book = book
         self._clock = clock
         self._now = now
         self._on_batch = on_batch
+        self._tell = tell
         self._masks = RoiMasks()
         self._gate = SanityGate()
         self._drift = DriftWatch()
@@ -93,7 +100,7 @@ class Inspector:
         self._recipes = _Recipes(categories, storage)
 
     def inspect(self, batch: Sequence[Frame]) -> list[Result]:
-        """One Inspection a frame, in order; what it gave rise to follows it."""
+        """One inspection a frame, drawn or not yet, in order; what it gave rise to follows it."""
         self._on_batch(len(batch))
         recipes = self._recipes
         if self._banks is not None:
@@ -155,8 +162,9 @@ class Inspector:
         except ValueError as error:
             return [self._failed(frame, Unfit(LossReason.INFERENCE_FAILED, str(error)))]
         calibration = self._book.get(category, policy)
-        inspection = self._decide(frame, score, anomaly_map, policy, recipes.storage, calibration)
-        results: list[Result] = [inspection]
+        inspection = self._decide(frame, score, anomaly_map, policy, calibration)
+        self._tell(inspection)
+        results: list[Result] = [_to_draw(inspection, frame, anomaly_map, policy, recipes.storage)]
         if calibration is not None:
             results += self._watch_drift(category, calibration, score)
         elif self._banks is None or not self._banks.offer(category, policy, frame.image):
@@ -171,14 +179,10 @@ class Inspector:
         score: float,
         anomaly_map: ScoreMap,
         policy: CategoryConfig,
-        storage: StorageConfig,
         calibration: Calibration | None,
     ) -> Inspection:
         info = frame.info
         verdict = decide(score, calibration, between=Verdict(policy.review_as))
-        elapsed_s = (
-            self._clock() - info.received_at
-        )  # without its own pictures, which are drawn before a gate hears of it
         height_px, width_px = frame.image.shape[:2]
         regions: tuple[Region, ...] = ()
         if calibration is not None and verdict is not Verdict.OK:
@@ -189,36 +193,26 @@ class Inspector:
                 frame_width_px=width_px,
                 min_area_px=policy.min_region_px,
             )
-        thumbnails = None
-        if verdict in storage.thumbnails:
-            thumbnails = draw_thumbnails(
-                frame.image,
-                anomaly_map,
-                map_threshold=None if calibration is None else calibration.map_threshold,
-                longer_side_px=storage.thumbnail_px,
-                roi=policy.roi,
-            )
         return Inspection(
             info=info,
             verdict=verdict,
             model_version=self._book.version(info.category),
             decided_utc=self._now(),
-            frame_to_verdict_s=elapsed_s,
+            frame_to_verdict_s=self._clock() - info.received_at,
             width_px=width_px,
             height_px=height_px,
             pred_score=score,
             map_peak=float(anomaly_map.max()),
             calibration=calibration,
             regions=regions,
-            thumbnails=thumbnails,
         )
 
     def _failed(self, frame: Frame, problem: Unfit) -> Inspection:
         height_px, width_px = frame.image.shape[:2]
-        return Inspection(
+        inspection = Inspection(
             info=frame.info,
             verdict=Verdict.ERROR,
-            model_version=self._model_version,
+            model_version=self._book.model_version,
             decided_utc=self._now(),
             frame_to_verdict_s=self._clock() - frame.info.received_at,
             width_px=width_px,
@@ -226,6 +220,8 @@ class Inspector:
             error_reason=problem.reason,
             error_detail=problem.detail,
         )
+        self._tell(inspection)
+        return inspection
 
     def _spell(self, frame: Frame, problem: Unfit | None) -> list[Event]:
         """An entry in the diary when a camera's images become unfit, or fit again."""
@@ -252,3 +248,15 @@ class Inspector:
             "scores", extra={"category": category, "kind": kind, "detail": change.detail}
         )
         return [Event(kind, severity, self._now(), change.detail, category=category)]
+
+
+def _to_draw(
+    inspection: Inspection,
+    frame: Frame,
+    anomaly_map: ScoreMap,
+    policy: CategoryConfig,
+    storage: StorageConfig,
+) -> Inspection | Undrawn:
+    if inspection.verdict not in storage.thumbnails:
+        return inspection
+    return Undrawn(inspection, frame.image, anomaly_map, storage.thumbnail_px, policy.roi)

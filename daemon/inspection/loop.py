@@ -1,4 +1,7 @@
-"""The inspection thread: take frames, batch them, inspect, hand results on."""
+"""The inspection thread: take frames, batch them, inspect, hand results on to be drawn and stored.
+
+When they are handed on, whoever waits for the verdicts has been told already.
+"""
 
 import contextlib
 import queue
@@ -8,10 +11,14 @@ from typing import Protocol
 
 from daemon.core import Calibration, Event, Frame, Inspection
 from daemon.inspection.batcher import Batcher
+from daemon.inspection.pictures import Undrawn
 
 IDLE_WAIT_S = 0.2
 
-Result = Inspection | Calibration | Event
+Result = Inspection | Undrawn | Calibration | Event
+
+Inspect = Callable[[Sequence[Frame]], Sequence[Result]]
+"""A batch to its results; what else looks at frames is wrapped around it."""
 
 
 class FrameSource(Protocol):
@@ -38,27 +45,34 @@ class InspectionLoop:
         *,
         frames: FrameSource,
         batcher: Batcher,
-        inspect: Callable[[Sequence[Frame]], Sequence[Result]],
-        sink: Callable[[Result], None],
+        inspect: Inspect,
+        sink: Callable[[Sequence[Result]], None],
         beat: Callable[[], None],
         clock: Callable[[], float],
+        between: Callable[[bool], None] = lambda is_idle: None,  # noqa: ARG005
     ) -> None:
-        """`beat` is called at least every IDLE_WAIT_S plus one batch, for the watchdog."""
+        """Args are kept.
+
+        Args:
+            beat: Called at least every IDLE_WAIT_S plus one batch, for the watchdog.
+            between: Called between batches, with whether no frame waits anywhere.
+        """
         self._frames = frames
         self._batcher = batcher
         self._inspect = inspect
         self._sink = sink
         self._beat = beat
         self._clock = clock
+        self._between = between
 
     def run(self, stop: threading.Event) -> None:
         """Inspect until `stop` is set and every received frame is decided."""
         while not (stop.is_set() and self._frames.empty() and self._batcher.due_at() is None):
             self._beat()
+            self._between(self._frames.empty() and self._batcher.due_at() is None)
             self._receive()
             if batch := self._batcher.take(now=self._clock()):
-                for result in self._inspect(batch):
-                    self._sink(result)
+                self._sink(self._inspect(batch))
 
     def _receive(self) -> None:
         """Wait for a frame until a batch is due, then take all that have already arrived.

@@ -32,11 +32,13 @@ class NoDetector:
         clock: Callable[[], float],
         now: Callable[[], datetime],
         on_batch: Callable[[int], None],
+        tell: Callable[[Inspection], None],
     ) -> None:
         """Arguments as of Inspector."""
         self._clock = clock
         self._now = now
         self._on_batch = on_batch
+        self._tell = tell
 
     def warm_up(self, batch_size: int, class_names: Sequence[str]) -> None:  # noqa: ARG002
         """Say plainly that nothing will be judged."""
@@ -56,7 +58,7 @@ class NoDetector:
     def inspect(self, batch: Sequence[Frame]) -> list[Inspection]:
         """One LEARNING record a frame, in order."""
         self._on_batch(len(batch))
-        return [
+        inspections = [
             Inspection(
                 info=frame.info,
                 verdict=Verdict.LEARNING,
@@ -68,3 +70,6 @@ class NoDetector:
             )
             for frame in batch
         ]
+        for inspection in inspections:
+            self._tell(inspection)
+        return inspections

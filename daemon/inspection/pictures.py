@@ -1,11 +1,13 @@
 """The small pictures stored with an inspection."""
 
+from dataclasses import dataclass, replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.config.recipe import RoiConfig
-from daemon.core import Image, ScoreMap, Thumbnails
+from daemon.core import Image, Inspection, ScoreMap, Thumbnails
 from zsad.heatmap import heat_overlay
 
 JPEG_QUALITY = 80
@@ -13,9 +15,36 @@ JPEG_QUALITY = 80
 HOTTEST = 1.25
 """The hottest colour stands for this multiple of the map threshold: regions come out red."""
 
-
 INSIDE_RGB, IGNORED_RGB = (255, 255, 255), (128, 128, 128)
 """Outlines of `roi.include` and `roi.ignore` on the overlay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undrawn:
+    """An inspection whose pictures are still to be drawn; keeps its frame in memory until then.
+
+    Attributes:
+        inspection: Without thumbnails.
+        anomaly_map: 0 outside the region of interest.
+    """
+
+    inspection: Inspection
+    image: Image
+    anomaly_map: ScoreMap
+    longer_side_px: int
+    roi: RoiConfig
+
+    def drawn(self) -> Inspection:
+        """The inspection with its pictures."""
+        calibration = self.inspection.calibration
+        thumbnails = draw_thumbnails(
+            self.image,
+            self.anomaly_map,
+            map_threshold=None if calibration is None else calibration.map_threshold,
+            longer_side_px=self.longer_side_px,
+            roi=self.roi,
+        )
+        return replace(self.inspection, thumbnails=thumbnails)
 
 
 def draw_thumbnails(

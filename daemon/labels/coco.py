@@ -24,8 +24,16 @@ from daemon.labels.found import (
     image_key,
     settle,
 )
-from daemon.labels.mask import MAX_RUNS, Mask, check_size, fill_polygon, from_runs, to_runs
-from daemon.labels.picture import LabelledPicture, mask_of, photo_in_frame_size
+from daemon.labels.mask import (
+    MAX_RUNS,
+    Mask,
+    check_size,
+    cut_out,
+    fill_polygon,
+    from_runs,
+    to_runs,
+)
+from daemon.labels.picture import LabelledPicture, mask_of, write_image
 from zsad.image_files import DataError
 
 FILE_NAME = "annotations.json"
@@ -102,12 +110,10 @@ def write(folder: Path, pictures: Iterable[LabelledPicture]) -> int:
     categories: dict[str, int] = {}
     for number, picture in enumerate(pictures, start=1):
         found = picture.found
-        if (photo := photo_in_frame_size(picture)) is not None:
-            write_file(folder / "images" / f"{found.image}.jpg", photo)
         images.append(
             {
                 "id": number,
-                "file_name": f"{found.image}.jpg",
+                "file_name": write_image(folder / "images", picture),
                 "width": picture.width_px,
                 "height": picture.height_px,
                 "verdict": found.verdict.value,
@@ -209,11 +215,10 @@ def _from_text(text: str) -> Sequence[int]:
 
 
 def _area_fields(mask: Mask) -> dict[str, object]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
+    part, left, top = cut_out(mask)
     return {
         "segmentation": {"counts": to_runs(mask), "size": list(mask.shape)},
         "area": int(mask.sum()),
-        "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
+        "bbox": [left, top, part.shape[1], part.shape[0]],
         "iscrowd": 1,  # COCO's word for run lengths in place of polygons
     }

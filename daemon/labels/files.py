@@ -18,7 +18,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-Whole = TypeVar("Whole", bound=Part)
+Whole = TypeVar("Whole", bound=BaseModel)
 
 
 def read_json(path: Path, model: type[Whole], max_bytes: int) -> Whole:
@@ -40,7 +40,7 @@ def read_json(path: Path, model: type[Whole], max_bytes: int) -> Whole:
         ) from error
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file that is complete or absent, with its folders.
 
     Raises:

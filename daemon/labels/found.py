@@ -79,6 +79,20 @@ def defect_name(text: str) -> str:
     return name
 
 
+def remarks(words: Iterable[str]) -> tuple[LabelVerdict | None, list[str]]:
+    """What remarks on a whole image say: its verdict, and the other words, which name defects.
+
+    Raises:
+        DataError: Two verdicts.
+    """
+    found = list(words)
+    verdicts = {word.upper() for word in found} & set(LabelVerdict)
+    if len(verdicts) > 1:
+        raise DataError(f"{sorted(verdicts)} contradict each other: say one of them")
+    others = [word for word in found if word.upper() not in set(LabelVerdict)]
+    return LabelVerdict(verdicts.pop()) if verdicts else None, others
+
+
 def settle(
     image: str,
     words: Iterable[str],

@@ -7,18 +7,35 @@ OK,NG,UNCERTAIN,scratch` offers them. Pictures inside a file are passed over.
 import base64
 import binascii
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field, FiniteFloat
 
 from daemon.core import LabelVerdict
 from daemon.labels.files import Part, read_json, write_file
-from daemon.labels.found import NAMELESS, LabelFound, Problem, add_area, image_key, settle
-from daemon.labels.mask import Mask, check_size, decode_mask, encode_mask, fill_polygon
-from daemon.labels.picture import LabelledPicture, mask_of, photo_in_frame_size
+from daemon.labels.found import (
+    NAMELESS,
+    LabelFound,
+    Problem,
+    add_area,
+    image_key,
+    remarks,
+    settle,
+)
+from daemon.labels.mask import (
+    Mask,
+    check_size,
+    cut_out,
+    decode_mask,
+    encode_mask,
+    fill_ellipse,
+    fill_polygon,
+    pasted,
+)
+from daemon.labels.picture import LabelledPicture, mask_of, write_image
 from zsad.image_files import DataError
 
 MAX_FILE_BYTES = 64 << 20
@@ -75,8 +92,6 @@ def write(folder: Path, pictures: Iterable[LabelledPicture]) -> int:
     written = 0
     for picture in pictures:
         found = picture.found
-        if (photo := photo_in_frame_size(picture)) is not None:
-            write_file(folder / f"{found.image}.jpg", photo)
         mask = mask_of(picture)
         flags = {verdict.value: verdict is found.verdict for verdict in LabelVerdict}
         if found.defect is not None:
@@ -85,7 +100,7 @@ def write(folder: Path, pictures: Iterable[LabelledPicture]) -> int:
             "version": "5.5.0",
             "flags": flags,
             "shapes": [] if mask is None or not mask.any() else [_shape(found, mask)],
-            "imagePath": f"{found.image}.jpg",
+            "imagePath": write_image(folder, picture),
             "imageData": None,
             "imageHeight": picture.height_px,
             "imageWidth": picture.width_px,
@@ -98,11 +113,7 @@ def write(folder: Path, pictures: Iterable[LabelledPicture]) -> int:
 
 def _label(file: _File, unmarked: LabelVerdict | None) -> LabelFound | None:
     check_size(file.width, file.height)
-    raised = [name for name, is_set in (file.flags or {}).items() if is_set]
-    said = {name.upper() for name in raised} & set(LabelVerdict)
-    if len(said) > 1:
-        raise DataError(f"flags {sorted(said)} contradict each other: set one of them")
-    words = [name for name in raised if name.upper() not in set(LabelVerdict)]
+    said, words = remarks(name for name, is_set in (file.flags or {}).items() if is_set)
     mask: Mask | None = None
     for shape in file.shapes:
         words.append(shape.label)
@@ -111,7 +122,7 @@ def _label(file: _File, unmarked: LabelVerdict | None) -> LabelFound | None:
         image_key(file.image_path),
         words,
         mask,
-        said=LabelVerdict(said.pop()) if said else None,
+        said=said,
         unmarked=unmarked,
     )
 
@@ -126,7 +137,8 @@ def _area(shape: _Shape, width: int, height: int) -> Mask | None:
             (x0, y0), (x1, y1) = points
             return fill_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], width, height)
         case "circle" if len(points) == 2:
-            return _circle(points[0], points[1], width, height)
+            radius = math.dist(*points)
+            return fill_ellipse(points[0], radius, radius, 0.0, width, height)
         case "mask" if len(points) == 2 and shape.mask is not None:
             return _pasted(shape.mask, points[0], width, height)
         case "point" | "points" | "line" | "linestrip":
@@ -135,37 +147,20 @@ def _area(shape: _Shape, width: int, height: int) -> Mask | None:
             raise DataError(f"shape {other!r} of {len(points)} points is not known")
 
 
-def _circle(
-    centre: tuple[float, float], edge: tuple[float, float], width: int, height: int
-) -> Mask:
-    y, x = np.ogrid[:height, :width]
-    radius = np.hypot(edge[0] - centre[0], edge[1] - centre[1])
-    inside = np.hypot(x + 0.5 - centre[0], y + 0.5 - centre[1]) <= radius
-    return np.asarray(inside, dtype=np.bool_)
-
-
 def _pasted(text: str, corner: tuple[float, float], width: int, height: int) -> Mask:
     """A mask that covers a part of the image, from its upper left corner on."""
     try:
         part = decode_mask(base64.b64decode(text, validate=True))
     except binascii.Error as error:
         raise DataError(f"a mask is no base64 ({error}): save the file again") from error
-    x, y = (int(min(max(value, -1.0), 1e7)) for value in corner)
-    if x < 0 or y < 0 or x + part.shape[1] > width or y + part.shape[0] > height:
-        raise DataError(
-            f"a mask of {part.shape[1]} x {part.shape[0]} pixels at {x},{y} does not lie inside "
-            f"the image of {width} x {height}"
-        )
-    mask = np.zeros((height, width), dtype=np.bool_)
-    mask[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return mask
+    left, top = (int(min(max(value, -1.0), 1e7)) for value in corner)
+    return pasted(part, left, top, width, height)
 
 
 def _shape(found: LabelFound, mask: Mask) -> dict[str, object]:
     """A shape of type mask: exact, where a polygon would lose holes."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
-    part = encode_mask(mask[top : bottom + 1, left : right + 1])
+    part, left, top = cut_out(mask)
+    right, bottom = left + part.shape[1] - 1, top + part.shape[0] - 1
     return {
         "label": found.defect or NAMELESS,
         "points": [[left, top], [right, bottom]],
@@ -173,5 +168,5 @@ def _shape(found: LabelFound, mask: Mask) -> dict[str, object]:
         "description": "",
         "shape_type": "mask",
         "flags": {},
-        "mask": base64.b64encode(part).decode(),
+        "mask": base64.b64encode(encode_mask(part)).decode(),
     }

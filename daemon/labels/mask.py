@@ -3,6 +3,7 @@
 A pixel belongs to a polygon where its centre lies inside. Refuses to know any file format.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,73 @@ def fill_polygon(points: Sequence[tuple[float, float]], width: int, height: int)
         x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
         toggles[rows, np.ceil(x - 0.5).clip(0, width).astype(int)] ^= True
     return np.logical_xor.accumulate(toggles, axis=1)[:, :width]
+
+
+def fill_ellipse(
+    centre: tuple[float, float],
+    radius_x: float,
+    radius_y: float,
+    angle_deg: float,
+    width: int,
+    height: int,
+) -> Mask:
+    """The pixels whose centre lies inside an ellipse, turned clockwise about its own centre.
+
+    Args:
+        centre: (x, y) in pixels; all values finite.
+
+    Raises:
+        DataError: The size is out of bounds.
+    """
+    check_size(width, height)
+    if not (radius_x > 0 and radius_y > 0):
+        return np.zeros((height, width), dtype=np.bool_)
+    y, x = np.ogrid[:height, :width]
+    dx, dy = x + 0.5 - centre[0], y + 0.5 - centre[1]
+    cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    inside = ((dx * cos + dy * sin) / radius_x) ** 2 + ((dy * cos - dx * sin) / radius_y) ** 2 <= 1
+    return np.asarray(inside, dtype=np.bool_)
+
+
+def turned(
+    corners: Sequence[tuple[float, float]], pivot: tuple[float, float], angle_deg: float
+) -> list[tuple[float, float]]:
+    """Points turned clockwise, as seen on the image, about another."""
+    cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    px, py = pivot
+    return [
+        (px + (x - px) * cos - (y - py) * sin, py + (x - px) * sin + (y - py) * cos)
+        for x, y in corners
+    ]
+
+
+def pasted(part: Mask, left: int, top: int, width: int, height: int) -> Mask:
+    """A mask of a part of the image, in the size of the image.
+
+    Raises:
+        DataError: It does not lie inside.
+    """
+    check_size(width, height)
+    rows, columns = part.shape
+    if left < 0 or top < 0 or left + columns > width or top + rows > height:
+        raise DataError(
+            f"a mask of {columns} x {rows} pixels at {left},{top} does not lie inside the image "
+            f"of {width} x {height}"
+        )
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[top : top + rows, left : left + columns] = part
+    return mask
+
+
+def cut_out(mask: Mask) -> tuple[Mask, int, int]:
+    """The smallest part that holds everything, with its left and top; `pasted` is the inverse.
+
+    Args:
+        mask: With at least one defective pixel.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+    return mask[top : bottom + 1, left : right + 1], left, top
 
 
 def to_runs(mask: Mask) -> list[int]:

@@ -10,7 +10,7 @@ from daemon.core import LabelVerdict
 from daemon.labels.files import write_file
 from daemon.labels.found import NAMELESS, LabelFound, Problem, image_key, settle
 from daemon.labels.mask import read_mask_file
-from daemon.labels.picture import LabelledPicture, mask_of, mask_png, photo_in_frame_size
+from daemon.labels.picture import LabelledPicture, image_name, image_of, mask_of, mask_png
 from zsad.data import Split
 from zsad.datasets.layouts import read_dataset
 from zsad.image_files import DataError
@@ -49,8 +49,8 @@ def write(root: Path, pictures: Iterable[LabelledPicture], on_problem: Problem) 
     written = 0
     for picture in pictures:
         found = picture.found
-        photo = photo_in_frame_size(picture)
-        if photo is None:
+        image = image_of(picture)
+        if image is None:
             on_problem(f"{found.image}: no picture of it is stored; export it as coco or labelme")
             continue
         if found.verdict is LabelVerdict.UNCERTAIN and found.defect is not None:
@@ -65,6 +65,7 @@ def write(root: Path, pictures: Iterable[LabelledPicture], on_problem: Problem) 
             name = f"{found.image}_mask.png"
             masks = root / picture.category / "ground_truth" / folder
             write_file(masks / name, mask_png(picture, mask))
-        write_file(root / picture.category / "test" / folder / f"{found.image}.jpg", photo)
+        target = root / picture.category / "test" / folder / image_name(picture, image)
+        write_file(target, image.data)
         written += 1
     return written

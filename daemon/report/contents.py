@@ -7,8 +7,9 @@ report without part numbers are therefore yields of frames, not first-pass yield
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Literal
 
-from daemon.core import LossReason, Verdict
+from daemon.core import LabelVerdict, LossReason, Verdict
 
 SCHEMA = 1
 """Raised when a name or meaning in the JSON or CSV output changes."""
@@ -58,6 +59,17 @@ class VerdictCounts:
     def rows(self) -> int:
         """Identified frames, inspected or not."""
         return self.inspected + self.error
+
+    @property
+    def by_verdict(self) -> dict[Verdict, int]:
+        """The same by name."""
+        return {
+            Verdict.OK: self.ok,
+            Verdict.NG: self.ng,
+            Verdict.REVIEW: self.review,
+            Verdict.LEARNING: self.learning,
+            Verdict.ERROR: self.error,
+        }
 
     @property
     def yield_rate(self) -> float | None:
@@ -220,7 +232,7 @@ class ScoreSummary:
     Attributes:
         review_threshold, ng_threshold: None while LEARNING.
         from_utc, to_utc: First and last frame scored so.
-        histogram: Counts in SCORE_BINS equal bins over [0, 1].
+        histogram: Counts in equal bins over [0, 1].
     """
 
     category: str
@@ -306,6 +318,92 @@ class DaemonRun:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelChanged:
+    """Who or what changed a model of the line; `kind` as in `storage.models.ModelChangeKind`.
+
+    Attributes:
+        previous: What a promoted model took the place of; after a roll-back or a failure, what is
+            active again.
+    """
+
+    at_utc: datetime
+    kind: str
+    version: str
+    previous: str | None
+    author: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One run of the nightly job, or a night on which it had nothing to do.
+
+    Attributes:
+        state, detail: How it ended, and why.
+        latency_before_ms, latency_during_ms: Frame to verdict; None where too few frames came.
+    """
+
+    due_utc: datetime
+    started_utc: datetime
+    ended_utc: datetime | None
+    state: str
+    step: str
+    detail: str
+    candidate: str | None
+    attempts: int
+    latency_before_ms: float | None
+    latency_during_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCount:
+    """Frames with this verdict of the machine and this label of a person."""
+
+    verdict: Verdict
+    label: LabelVerdict
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRate:
+    """How often the machine erred in one way, as far as labels tell.
+
+    Attributes:
+        how: `random`: estimated from frames drawn at random. `all`: every frame was labelled, so
+            it is counted. `chosen`: the labelled frames were chosen, so there is no rate.
+        drawn: Frames drawn at random, labelled or not.
+        labelled, wrong: Frames the rate is from, and those on which the person disagrees.
+        low, high: 95 % interval (Wilson); None where nothing is estimated.
+    """
+
+    how: Literal["random", "all", "chosen"]
+    drawn: int
+    labelled: int
+    wrong: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What people said of the window's frames, beside the machine.
+
+    Attributes:
+        review_ok, review_ng, review_open: REVIEW frames that labels closed, and the others.
+        escapes: Share of the frames called OK that are NG.
+        false_rejects: Share of the good frames that were called NG.
+    """
+
+    counts: tuple[LabelledCount, ...]
+    review_ok: int
+    review_ng: int
+    review_open: int
+    escapes: ErrorRate
+    false_rejects: ErrorRate
+
+
+@dataclass(frozen=True, slots=True)
 class ParetoRow:
     """NG frames whose strongest region lies in one place and size class.
 
@@ -353,6 +451,7 @@ class ShiftReport:
             pairs with rows.
         parts: None where no frame has a part_id.
         slices: For the plot: the hours, or of a short window finer steps.
+        agreement: None where no frame of the window is labelled.
     """
 
     line: str
@@ -373,6 +472,9 @@ class ShiftReport:
     daemon_runs: tuple[DaemonRun, ...]
     pareto: tuple[ParetoRow, ...]
     gallery: tuple[GalleryItem, ...]
+    model_changes: tuple[ModelChanged, ...] = ()
+    nights: tuple[Night, ...] = ()
+    agreement: Agreement | None = None
 
     @property
     def totals(self) -> VerdictCounts:

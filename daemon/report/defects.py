@@ -25,7 +25,8 @@ _ROWS = ("top", "middle", "bottom")
 _COLUMNS = ("left", "centre", "right")
 
 _IS_NG = InspectionRow.verdict == literal_column("'NG'")
-"""A literal, because SQLite does not use the partial index for a bound value."""
+_IS_REVIEW = InspectionRow.verdict == literal_column("'REVIEW'")
+"""Literals, because SQLite does not use a partial index for a bound value."""
 
 
 def read_pareto(
@@ -90,7 +91,7 @@ def read_gallery(
     """
     wanted = (
         (Verdict.NG, _IS_NG, max_ng),
-        (Verdict.REVIEW, InspectionRow.verdict == "REVIEW", max_review),
+        (Verdict.REVIEW, _IS_REVIEW, max_review),
     )
     items: list[GalleryItem] = []
     for verdict, condition, limit in wanted:
@@ -103,10 +104,17 @@ def read_gallery(
             .label("rank")
         )
         ranked = (
-            select(InspectionRow.id, rank, InspectionRow.pred_score)
+            select(InspectionRow.id, InspectionRow.category, rank)
             .where(in_window(line, start_utc, end_utc), condition)
             .subquery()
         )
+        best = connection.scalars(
+            select(ranked.c.id)
+            .where(ranked.c.rank <= limit)
+            .order_by(ranked.c.rank, ranked.c.category)
+            .limit(limit)
+        ).all()
+        # a statement of its own: joined, PostgreSQL reads the whole table for these few
         query = (
             select(
                 InspectionRow.id,
@@ -121,16 +129,14 @@ def read_gallery(
                 ThumbnailRow.photo_jpeg,
                 ThumbnailRow.overlay_jpeg,
             )
-            .join(ranked, ranked.c.id == InspectionRow.id)
             .outerjoin(ThumbnailRow, ThumbnailRow.inspection_id == InspectionRow.id)
-            .where(ranked.c.rank <= limit)
-            .order_by(ranked.c.rank, InspectionRow.category)
-            .limit(limit)
+            .where(InspectionRow.id.in_(best))
         )
-        items += [
-            GalleryItem(inspection_id, verdict, *rest)
+        found = {
+            inspection_id: GalleryItem(inspection_id, verdict, *rest)
             for inspection_id, *rest in connection.execute(query)
-        ]
+        }
+        items += [found[inspection_id] for inspection_id in best]
     return tuple(items)
 
 

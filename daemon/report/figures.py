@@ -21,7 +21,7 @@ from daemon.report.contents import (
 from daemon.report.frames import Frames, instant_of, micros
 from daemon.report.losses import Loss
 
-SCORE_BINS = 50
+SCORE_EDGES = tuple(np.linspace(0.0, 1.0, 51).tolist())
 LATENCY_EDGES_MS = tuple(float(edge) for edge in np.logspace(0, 5, 41))
 """1 ms to 100 s, eight bins a decade; what lies outside is counted in the outermost bins."""
 
@@ -72,8 +72,7 @@ def score_summaries(frames: Frames, model_names: Mapping[int, str]) -> tuple[Sco
         at = _scored(frames, wanted)
         if not len(at):
             continue
-        scores = frames.score[at]
-        p50, p95 = np.percentile(scores, (50, 95))
+        scores = np.sort(frames.score[at])
         found.append(
             ScoreSummary(
                 category=category,
@@ -83,9 +82,9 @@ def score_summaries(frames: Frames, model_names: Mapping[int, str]) -> tuple[Sco
                 from_utc=instant_of(frames.received_us[at[0]]),
                 to_utc=instant_of(frames.received_us[at[-1]]),
                 frames=len(at),
-                p50=float(p50),
-                p95=float(p95),
-                histogram=tuple(np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist()),
+                p50=_quantile(scores, 0.50),
+                p95=_quantile(scores, 0.95),
+                histogram=_histogram(scores, SCORE_EDGES),
             )
         )
     return tuple(sorted(found, key=lambda summary: (summary.category, summary.from_utc)))
@@ -170,9 +169,8 @@ def _counts_from(
     """Counts of consecutive spans of time, each from its start to the next one's."""
     starts_us = np.array([micros(start) for start in starts])
     n_keys = len(frames.keys)
-    hour = np.searchsorted(starts_us, frames.received_us, side="right") - 1
-    table = np.bincount(hour * n_keys + frames.code, minlength=len(starts) * n_keys)
-    table = table.reshape(len(starts), n_keys)
+    pieces = np.split(frames.code, np.searchsorted(frames.received_us, starts_us[1:]))
+    table = [np.bincount(piece, minlength=n_keys) for piece in pieces]
     lost: Counter[int] = Counter()
     gap: Counter[int] = Counter()
     for loss in losses:
@@ -218,14 +216,27 @@ def _hour_name(instant: datetime, zone: ZoneInfo) -> tuple[datetime, timedelta |
 
 
 def _latency(camera: str | None, latency_ms: NDArray[np.float64]) -> LatencySummary:
-    p50, p99 = np.percentile(latency_ms, (50, 99))
-    inside = np.clip(latency_ms, LATENCY_EDGES_MS[0], LATENCY_EDGES_MS[-1])
+    ordered = np.sort(latency_ms)
     return LatencySummary(
         camera=camera,
-        frames=len(latency_ms),
-        p50_ms=float(p50),
-        p99_ms=float(p99),
-        max_ms=float(latency_ms.max()),
+        frames=len(ordered),
+        p50_ms=_quantile(ordered, 0.50),
+        p99_ms=_quantile(ordered, 0.99),
+        max_ms=float(ordered[-1]),
         edges_ms=LATENCY_EDGES_MS,
-        histogram=tuple(np.histogram(inside, LATENCY_EDGES_MS)[0].tolist()),
+        histogram=_histogram(ordered, LATENCY_EDGES_MS),
     )
+
+
+def _quantile(ordered: NDArray[np.float64], share: float) -> float:
+    """Between the two nearest values; sorting once is faster than a search for each."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return float(ordered[below] + (ordered[above] - ordered[below]) * (place - below))
+
+
+def _histogram(ordered: NDArray[np.float64], edges: Sequence[float]) -> tuple[int, ...]:
+    """Values in [edge, next edge); what lies outside is counted in the outermost bins."""
+    inner = np.searchsorted(ordered, edges[1:-1])
+    return tuple(np.diff(inner, prepend=0, append=len(ordered)).tolist())

@@ -7,13 +7,15 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from math import ceil, inf
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, exists, select
 
 from daemon.core import Verdict
+from daemon.storage.night_tables import FrameFileRow
 from daemon.storage.tables import InspectionRow, LabelRow, ThumbnailRow
 
 MAX_CANDIDATES = 50_000
@@ -22,12 +24,13 @@ MAX_CANDIDATES = 50_000
 NEAR = 0.1
 """A normalised score (NG from 0.5) is near the threshold within this distance."""
 
+DISAGREEMENT_SHARE = 0.1
 NOVEL_SHARE = 0.2
 AUDIT_SHARE = 0.1
 
 _PRIME = 2**31 - 1
 
-Reason = Literal["review", "near_threshold", "novel", "audit"]
+Reason = Literal["review", "near_threshold", "disagreement", "novel", "audit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Candidate:
 
     Attributes:
         normalised: Score in [0, 1] with NG from 0.5; None without a score or thresholds.
+        has_frame: Whether the whole frame was kept, so that its label can be learnt from.
     """
 
     inspection_id: int
@@ -46,16 +50,25 @@ class Candidate:
     pred_score: float | None
     ng_threshold: float | None
     part_id: str | None
+    map_peak: float | None = None
+    map_threshold: float | None = None
+    has_frame: bool = False
 
     @property
     def normalised(self) -> float | None:
         """As `daemon.inspection.decision.normalised_score`, from the row alone."""
-        score, threshold = self.pred_score, self.ng_threshold
-        if score is None or threshold is None:
-            return None
-        if score < threshold:
-            return 0.5 * score / threshold
-        return 0.5 + 0.5 * (score - threshold) / (1.0 - threshold) if threshold < 1.0 else 0.5
+        return _normalised(self.pred_score, self.ng_threshold)
+
+    @property
+    def disagreement(self) -> float:
+        """How far the image's score and the map's peak lie apart, each by its own threshold.
+
+        0 where both say the same of the frame: NG, or not.
+        """
+        by_image, by_map = self.normalised, _normalised(self.map_peak, self.map_threshold)
+        if by_image is None or by_map is None or (by_image >= 0.5) == (by_map >= 0.5):
+            return 0.0
+        return abs(by_image - by_map)
 
     @property
     def distance(self) -> float:
@@ -82,10 +95,11 @@ def choose(
     audit: Sequence[Candidate],
     limit: int,
 ) -> list[Queued]:
-    """At most `limit` frames: REVIEW first, then near the threshold, novel ones, and the audit.
+    """At most `limit` frames: REVIEW first, then near the threshold and all other reasons.
 
-    Novel frames get a fifth of the places and the audit a tenth, where there are such; what they
-    leave goes to REVIEW and near frames, and what those leave to more novel ones.
+    Novel frames get a fifth of the places, disagreement of the heads and the audit a tenth each,
+    where there are such; what they leave goes to REVIEW and near frames, and what those leave to
+    more frames with disagreement and more novel ones.
 
     Args:
         unlabelled: Newest first.
@@ -101,21 +115,22 @@ def choose(
                 chosen[queued.frame.inspection_id] = queued
                 room -= 1
 
-    doubtful = _doubtful(unlabelled)
+    doubtful, disputed = _doubtful(unlabelled), _disputed(unlabelled)
     n_audit = min(len(audit), ceil(limit * AUDIT_SHARE))
+    n_disputed = min(len(disputed), ceil(limit * DISAGREEMENT_SHARE))
     n_novel = ceil(limit * NOVEL_SHARE)
-    take(doubtful, max(1, limit - n_audit - n_novel))
+    take(doubtful, max(1, limit - n_audit - n_disputed - n_novel))
     take(_audit(audit), min(n_audit, limit - len(chosen)))
+    take(disputed, min(n_disputed, limit - len(chosen)))
     novel = _novel(
         [frame for frame in unlabelled if frame.inspection_id not in chosen],
         [*labelled, *(queued.frame for queued in chosen.values())],
         limit - len(chosen),
     )
     take(novel, min(n_novel, limit - len(chosen)))
-    take(doubtful, limit - len(chosen))
-    take(novel, limit - len(chosen))
-    order: tuple[Reason, ...] = ("review", "near_threshold", "novel", "audit")
-    return sorted(chosen.values(), key=lambda queued: order.index(queued.reason))
+    for rest in (doubtful, disputed, novel):
+        take(rest, limit - len(chosen))
+    return sorted(chosen.values(), key=lambda queued: get_args(Reason).index(queued.reason))
 
 
 def read_queue(
@@ -130,6 +145,10 @@ def read_queue(
     row = InspectionRow
     is_labelled = exists().where(LabelRow.inspection_id == row.id)
     shown = _shown(line, since_utc)
+    drawn = {
+        frame.inspection_id: frame
+        for frame in draw_audit(connection, line, since_utc, today_utc, limit)
+    }
     newest = row.received_utc.desc(), row.id.desc()
     unlabelled = shown.where(~is_labelled, row.verdict != Verdict.ERROR).order_by(*newest)
     review = unlabelled.where(row.verdict == Verdict.REVIEW)
@@ -139,12 +158,6 @@ def read_queue(
         for frame in _candidates(connection, query)
     }
     labelled = _shown(line, None).where(is_labelled).order_by(*newest).limit(MAX_CANDIDATES)
-    audit = (
-        shown.where(row.verdict.in_((Verdict.OK, Verdict.LEARNING)), row.received_utc < today_utc)
-        .order_by(_shuffled(today_utc), row.id)
-        .limit(ceil(limit * AUDIT_SHARE))
-    )
-    drawn = {frame.inspection_id: frame for frame in _candidates(connection, audit)}
     done = connection.scalars(
         select(LabelRow.inspection_id).where(LabelRow.inspection_id.in_(drawn))
     )
@@ -153,6 +166,30 @@ def read_queue(
     return choose(
         list(found.values()), _candidates(connection, labelled), list(drawn.values()), limit
     )
+
+
+def draw_audit(
+    connection: Connection, line: str, since_utc: datetime, today_utc: datetime, limit: int
+) -> list[Candidate]:
+    """The day's random share of a queue, labelled or not, in its order; arguments as there.
+
+    Frames that passed and frames that were rejected in turn: the share of bad parts among the
+    ones, and of good parts among the others, are the errors that only a random sample can tell.
+    """
+    row = InspectionRow
+    before = _shown(line, since_utc).where(row.received_utc < today_utc)
+    size = ceil(limit * AUDIT_SHARE)
+    passed, rejected = (
+        _candidates(
+            connection,
+            before.where(row.verdict.in_(verdicts))
+            .order_by(_shuffled(today_utc), row.id)
+            .limit(size),
+        )
+        for verdicts in ((Verdict.OK, Verdict.LEARNING), (Verdict.NG,))
+    )
+    in_turn = zip_longest(passed, rejected)
+    return [frame for pair in in_turn for frame in pair if frame is not None][:size]
 
 
 def _doubtful(frames: Iterable[Candidate]) -> list[Queued]:
@@ -167,9 +204,39 @@ def _doubtful(frames: Iterable[Candidate]) -> list[Queued]:
     return sorted(found, key=lambda queued: queued.reason != "review")
 
 
+def _disputed(frames: Iterable[Candidate]) -> list[Queued]:
+    """Frames that image score and map judge differently, by more than NEAR; the widest first."""
+    found = []
+    for frame in sorted(frames, key=lambda frame: -frame.disagreement):
+        if frame.disagreement <= NEAR:
+            break
+        image, other = ("NG", "not") if (frame.normalised or 0.0) >= 0.5 else ("not NG", "NG")
+        why = (
+            f"the score of the image says {image}, the map {other}, {frame.disagreement:.3f} apart "
+            "(normalised)"
+        )
+        found.append(Queued(frame, "disagreement", why))
+    return found
+
+
+def _normalised(value: float | None, threshold: float | None) -> float | None:
+    """In [0, 1], NG from 0.5."""
+    if value is None or threshold is None:
+        return None
+    if value < threshold:
+        return 0.5 * value / threshold
+    return 0.5 + 0.5 * (value - threshold) / (1.0 - threshold) if threshold < 1.0 else 0.5
+
+
 def _audit(frames: Iterable[Candidate]) -> list[Queued]:
-    why = "drawn at random from the frames of before today that passed"
-    return [Queued(frame, "audit", why) for frame in frames]
+    passed, rejected = (
+        f"drawn at random from the frames of before today that {what}"
+        for what in ("passed", "were rejected")
+    )
+    return [
+        Queued(frame, "audit", rejected if frame.verdict is Verdict.NG else passed)
+        for frame in frames
+    ]
 
 
 def _novel(frames: Sequence[Candidate], known: Iterable[Candidate], count: int) -> list[Queued]:
@@ -228,6 +295,9 @@ def _shown(line: str, since_utc: datetime | None) -> Select[*tuple[Any, ...]]:
         row.pred_score,
         row.ng_threshold,
         row.part_id,
+        row.map_peak,
+        row.map_threshold,
+        _was_kept().label("has_frame"),
     ).where(row.line == line)
     if since_utc is None:
         return query
@@ -238,6 +308,12 @@ def _shown(line: str, since_utc: datetime | None) -> Select[*tuple[Any, ...]]:
         picture.received_utc == row.received_utc,
     )
     return query.where(row.received_utc >= since_utc, has_picture)
+
+
+def _was_kept() -> ColumnElement[bool]:
+    """Whether the whole frame of an inspection is on the disk."""
+    file, row = FrameFileRow, InspectionRow
+    return exists().where(file.camera == row.camera, file.epoch == row.epoch, file.seq == row.seq)
 
 
 def _shuffled(day_utc: datetime) -> ColumnElement[int]:
@@ -258,6 +334,9 @@ def _candidates(connection: Connection, query: Select[*tuple[Any, ...]]) -> list
             row.pred_score,
             row.ng_threshold,
             row.part_id,
+            row.map_peak,
+            row.map_threshold,
+            row.has_frame,
         )
         for row in connection.execute(query)
     ]

@@ -69,6 +69,7 @@ def score_plot(report: ShiftReport, category: str) -> str:
         over_time, histogram = figure.subplots(1, 2, sharey=True, width_ratios=(3.4, 1))
         _draw_points(over_time, report, category)
         _draw_thresholds(over_time, summaries)
+        _draw_model_changes(over_time, report)
         _draw_histogram(histogram, summaries)
         over_time.set_ylabel("score")
         over_time.set_ylim(0, _score_limit(summaries))
@@ -176,6 +177,22 @@ def _draw_thresholds(axes: Axes, summaries: Sequence[ScoreSummary]) -> None:
                     label=None if name in named else name,
                 )
                 named.add(name)
+
+
+def _draw_model_changes(axes: Axes, report: ShiftReport) -> None:
+    """An upright line where another model began to inspect, with the end of its name."""
+    for use in report.model_uses[1:]:
+        (at,) = _days([use.from_utc])
+        axes.axvline(at, color=_INK, linewidth=1, linestyle=(0, (6, 2)))
+        axes.text(
+            at,
+            0.985,
+            f" model …{use.name[-6:]}",
+            transform=axes.get_xaxis_transform(),
+            va="top",
+            fontsize=7.5,
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
+        )
 
 
 def _draw_histogram(axes: Axes, summaries: Sequence[ScoreSummary]) -> None:

@@ -1,11 +1,13 @@
-"""The newest inspections, losses and events that match a few filters; for people and scripts."""
+"""The newest rows of a kind that match a few filters; for people and scripts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from daemon.core import LossReason, Severity, Verdict
+from daemon.storage.night_tables import JobRunRow, ModelChangeRow
 from daemon.storage.tables import EventRow, FrameLossRow, InspectionRow, ModelVersionRow
 
 
@@ -66,6 +68,37 @@ class EventFound:
     camera: str | None
     category: str | None
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChangeFound:
+    """One change of a line's models; see `daemon.storage.models.ModelChange`."""
+
+    at_utc: datetime
+    kind: str
+    version: str
+    previous: str | None
+    author: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NightFound:
+    """One run of the nightly job; see `daemon.storage.night_tables.JobRunRow`."""
+
+    due_utc: datetime
+    started_utc: datetime
+    ended_utc: datetime | None
+    state: str
+    step: str
+    done: int
+    total: int
+    attempts: int
+    detail: str
+    candidate: str | None
+    latency_before_ms: float | None
+    latency_during_ms: float | None
+    report_json: str | None
 
 
 def recent_inspections(
@@ -174,3 +207,38 @@ def recent_events(
     if filters.to_utc is not None:
         query = query.where(row.at_utc < filters.to_utc)
     return [EventFound(*found) for found in connection.execute(query)]
+
+
+def recent_model_changes(
+    connection: Connection, filters: Filters, *, limit: int
+) -> list[ModelChangeFound]:
+    """At most `limit`, newest first; cameras and categories do not restrict."""
+    table = ModelChangeRow.__table__
+    query = select(*(table.c[field.name] for field in fields(ModelChangeFound)))
+    ordered = query.order_by(table.c.at_utc.desc(), table.c.id.desc()).limit(limit)
+    return [
+        ModelChangeFound(**found._mapping)
+        for found in connection.execute(_within(ordered, table.c.line, table.c.at_utc, filters))
+    ]
+
+
+def recent_nights(connection: Connection, filters: Filters, *, limit: int) -> list[NightFound]:
+    """At most `limit`, newest first; cameras and categories do not restrict."""
+    table = JobRunRow.__table__
+    query = select(*(table.c[field.name] for field in fields(NightFound)))
+    ordered = query.order_by(table.c.due_utc.desc(), table.c.id.desc()).limit(limit)
+    return [
+        NightFound(**found._mapping)
+        for found in connection.execute(_within(ordered, table.c.line, table.c.due_utc, filters))
+    ]
+
+
+def _within(
+    query: Select[Any], line: ColumnElement[str], at_utc: ColumnElement[datetime], filters: Filters
+) -> Select[Any]:
+    query = query.where(line == filters.line)
+    if filters.from_utc is not None:
+        query = query.where(at_utc >= filters.from_utc)
+    if filters.to_utc is not None:
+        query = query.where(at_utc < filters.to_utc)
+    return query

@@ -2,7 +2,8 @@
 
 `scope` tells rows apart, so that a pivot table does not count a frame twice: `hour` (one camera,
 category and local hour), `hour_lost` (frames without a row in that hour, any camera), `group`
-(camera and category over the whole window), `camera_lost` (a camera's frames without a row), `all`.
+(camera and category over the whole window), `camera_lost` (a camera's frames without a row),
+`model` and `night` (something that happened), `all`.
 Columns are never renamed or reordered; new ones are added behind the last.
 """
 
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from daemon.report.contents import ShiftReport, VerdictCounts
+from daemon.core import LabelVerdict
+from daemon.report.contents import Agreement, ShiftReport, VerdictCounts
 
 HEADER = (
     "scope",
@@ -34,6 +36,18 @@ HEADER = (
     "gaps",
     "yield",
     "ppm_defective",
+    "label_ok",
+    "label_ng",
+    "label_uncertain",
+    "escape_rate",
+    "escape_low",
+    "escape_high",
+    "false_reject_rate",
+    "false_reject_low",
+    "false_reject_high",
+    "at_utc",
+    "what",
+    "detail",
 )
 
 
@@ -60,8 +74,21 @@ def _rows(report: ShiftReport) -> Iterator[tuple[object, ...]]:
     for camera in report.ledger:
         lost = camera.received - camera.counts.rows
         yield _row(report, "camera_lost", None, camera.camera, lost=lost, gaps=camera.gaps)
+    for change in report.model_changes:
+        more = (change.at_utc, change.kind, f"{change.version}: {change.reason}")
+        yield _row(report, "model", None, more=more)
+    for night in report.nights:
+        yield _row(report, "night", None, more=(night.due_utc, night.state, night.detail))
     lost = report.received - report.totals.rows
-    yield _row(report, "all", None, counts=report.totals, lost=lost, gaps=report.gaps)
+    yield _row(
+        report,
+        "all",
+        None,
+        counts=report.totals,
+        lost=lost,
+        gaps=report.gaps,
+        labels=_label_figures(report.agreement),
+    )
 
 
 def _row(
@@ -74,6 +101,8 @@ def _row(
     counts: VerdictCounts | None = None,
     lost: int | str = "",
     gaps: int | str = "",
+    labels: tuple[object, ...] = ("",) * 9,
+    more: tuple[datetime, str, str] | None = None,
 ) -> tuple[object, ...]:
     window = report.window
     start_date = window.start_date.isoformat() if window.start_date else ""
@@ -91,6 +120,8 @@ def _row(
         lost,
         gaps,
         *_figures(counts)[6:],
+        *labels,
+        *(("", "", "") if more is None else (more[0].isoformat(), *more[1:])),
     )
 
 
@@ -108,6 +139,22 @@ def _figures(counts: VerdictCounts | None) -> tuple[object, ...]:
         "" if counts.yield_rate is None else f"{counts.yield_rate:.6f}",
         "" if counts.ppm_defective is None else f"{counts.ppm_defective:.1f}",
     )
+
+
+def _label_figures(agreement: Agreement | None) -> tuple[object, ...]:
+    """Labelled frames by label, and two rates with their intervals; empty without labels."""
+    if agreement is None:
+        return ("",) * 9
+    of_label = {
+        label: sum(found.frames for found in agreement.counts if found.label is label)
+        for label in LabelVerdict
+    }
+    rates = (
+        value
+        for error in (agreement.escapes, agreement.false_rejects)
+        for value in (error.rate, error.low, error.high)
+    )
+    return (*of_label.values(), *("" if rate is None else f"{rate:.6f}" for rate in rates))
 
 
 def _inert(cell: object) -> object:

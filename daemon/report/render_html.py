@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from daemon.core import LabelVerdict
 from daemon.report import words
 from daemon.report.contents import GalleryItem, ShiftReport, VerdictCounts
 from daemon.report.page_style import STYLE
@@ -57,6 +58,8 @@ def _sections(report: ShiftReport) -> Iterator[str]:
         yield _pareto(report)
         yield _scores(report)
         yield _latency(report)
+        yield _labels(report)
+    yield _nights(report)
     yield _history(report)
     yield _footer(report)
 
@@ -100,7 +103,7 @@ def _tiles(report: ShiftReport) -> str:
         ("brand", "Inspected", count(totals.inspected), f"of {count(report.received)} received"),
         ("ok", "OK", count(totals.ok), f"{percent(totals.yield_rate)} {words.yield_name(report)}"),
         ("ng", "NG", count(totals.ng), words.ppm(totals.ppm_defective)),
-        ("review", "Review", count(totals.review), "all open" if totals.review else "none"),
+        ("review", "Review", count(totals.review), words.open_review(report)),
         ("error", "Not inspected", count(lost + report.gaps), f"{count(report.gaps)} in gaps"),
     ]
     if totals.learning:
@@ -351,6 +354,43 @@ def _figure(item: GalleryItem, report: ShiftReport) -> str:
         f"{_text(item.camera)} · {_text(item.category)} · {local:%Y-%m-%d %H:%M:%S}"
         f"<br>inspection {item.inspection_id}{known}</figcaption></figure>"
     )
+
+
+def _labels(report: ShiftReport) -> str:
+    agreement = report.agreement
+    if agreement is None:
+        return ""
+    rows = [
+        ("", _cells(verdict.value, *(frames[label] for label in LabelVerdict)))
+        for verdict, frames in words.by_verdict(agreement)
+    ]
+    table = _table(("Verdict",), tuple(f"Label {label}" for label in LabelVerdict), rows)
+    said = (words.review_sentence(agreement), *words.error_sentences(agreement))
+    sentences = "".join(f"<li>{_text(sentence)}</li>\n" for sentence in said)
+    return (
+        f"<h2>Labels against verdicts</h2>\n{table}<ul>\n{sentences}</ul>\n"
+        f'<p class="note">{_text(words.LABELS_NOTE)}</p>\n'
+    )
+
+
+def _nights(report: ShiftReport) -> str:
+    if not report.nights:
+        return ""
+    rows = [
+        (
+            "bad" if night.state == "failed" else "",
+            _cells(
+                clock(night.due_utc, report.window, seconds=False),
+                clock(night.ended_utc, report.window, seconds=False),
+                night.state,
+                night.candidate or NO_VALUE,
+                words.night_text(night),
+            ),
+        )
+        for night in report.nights
+    ]
+    table = _table(("Due", "Ended", "Outcome", "Candidate", ""), (), rows)
+    return f"<h2>What the night did</h2>\n{table}"
 
 
 def _history(report: ShiftReport) -> str:

@@ -5,8 +5,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from daemon.core import LabelVerdict
 from daemon.report import words
-from daemon.report.contents import HourCounts, ShiftReport, VerdictCounts
+from daemon.report.contents import Agreement, HourCounts, ShiftReport, VerdictCounts
 from daemon.report.words import NO_VALUE, REASON_WORDS, clean, clock, count, percent
 
 _MAX_PARETO_ROWS = 12
@@ -30,6 +31,8 @@ def render_terminal(report: ShiftReport, console: Console) -> None:
     )
     if not report.is_empty:
         _print_figures(report, console)
+    if report.nights:
+        console.print(_nights(report))
     _print_history(report, console)
 
 
@@ -52,6 +55,12 @@ def _print_figures(report: ShiftReport, console: Console) -> None:
     if report.pareto:
         console.print(_pareto(report))
         console.print(Text(words.PARETO_NOTE, style="dim"))
+    if report.agreement is not None:
+        console.print(_labels(report.agreement))
+        console.print(Text(words.LABELS_NOTE, style="dim"))
+        console.print(Text(words.review_sentence(report.agreement)))
+        for sentence in words.error_sentences(report.agreement):
+            console.print(Text(sentence))
 
 
 def _table(title: str, *text_columns: str, numbers: tuple[str, ...] = ()) -> Table:
@@ -218,6 +227,28 @@ def _pareto(report: ShiftReport) -> Table:
     rest = sum(row.frames for row in report.pareto[_MAX_PARETO_ROWS:])
     if rest:
         _row(table, "others", "", "", "", count(rest), percent(rest / total, 1))
+    return table
+
+
+def _labels(agreement: Agreement) -> Table:
+    table = _table("Labels against verdicts", "verdict", numbers=tuple(LabelVerdict))
+    for verdict, frames in words.by_verdict(agreement):
+        _row(table, verdict.value, *(count(frames[label]) for label in LabelVerdict))
+    return table
+
+
+def _nights(report: ShiftReport) -> Table:
+    table = _table("What the night did", "due", "ended", "outcome", "candidate", "")
+    for night in report.nights:
+        _row(
+            table,
+            clock(night.due_utc, report.window, seconds=False),
+            clock(night.ended_utc, report.window, seconds=False),
+            night.state,
+            night.candidate or NO_VALUE,
+            words.night_text(night),
+            style="red" if night.state == "failed" else None,
+        )
     return table
 
 

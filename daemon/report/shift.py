@@ -7,7 +7,7 @@ from datetime import date, datetime
 from sqlalchemy import Connection, Engine
 
 from daemon.config.line import Config
-from daemon.report.contents import ReportWindow, ShiftReport
+from daemon.report.contents import ReportWindow, ShiftReport, VerdictCounts
 from daemon.report.defects import read_gallery, read_pareto, read_parts
 from daemon.report.figures import (
     group_counts,
@@ -20,8 +20,10 @@ from daemon.report.figures import (
 )
 from daemon.report.frames import instant_of, read_frames
 from daemon.report.history import read_calibrations, read_daemon_runs, read_models
+from daemon.report.labelled import read_agreement
 from daemon.report.ledger import ledger_rows
 from daemon.report.losses import read_losses
+from daemon.report.nights import read_model_changes, read_nights
 from daemon.shift_calendar import shift_window
 
 
@@ -89,7 +91,7 @@ def _build(engine: Engine, config: Config, window: ReportWindow, now: datetime) 
         losses = read_losses(connection, line, start_utc, end_utc, known_cameras=cameras)
         models = read_models(connection)
         groups = group_counts(frames)
-        judged = sum(group.counts.judged for group in groups)
+        totals = sum((group.counts for group in groups), VerdictCounts())
         return ShiftReport(
             line=line,
             window=window,
@@ -97,7 +99,9 @@ def _build(engine: Engine, config: Config, window: ReportWindow, now: datetime) 
             first_frame_utc=instant_of(frames.received_us[0]) if len(frames) else None,
             last_frame_utc=instant_of(frames.received_us[-1]) if len(frames) else None,
             groups=groups,
-            parts=read_parts(connection, line, start_utc, end_utc, judged),
+            parts=read_parts(connection, line, start_utc, end_utc, totals.judged)
+            if any(key.has_part_id for key in frames.keys)
+            else None,
             hours=hour_counts(frames, losses, start_utc, end_utc, config.zone),
             slices=slice_counts(frames, losses, start_utc, end_utc, config.zone),
             ledger=ledger_rows(connection, frames, losses, cameras, (start_utc, end_utc)),
@@ -109,4 +113,7 @@ def _build(engine: Engine, config: Config, window: ReportWindow, now: datetime) 
             daemon_runs=read_daemon_runs(connection, line, start_utc, end_utc),
             pareto=read_pareto(connection, line, start_utc, end_utc),
             gallery=read_gallery(connection, line, start_utc, end_utc),
+            model_changes=read_model_changes(connection, line, start_utc, end_utc),
+            nights=read_nights(connection, line, start_utc, end_utc),
+            agreement=read_agreement(connection, line, start_utc, end_utc, totals.by_verdict),
         )

@@ -6,8 +6,17 @@ from datetime import datetime
 from unicodedata import category
 from zoneinfo import ZoneInfo
 
-from daemon.core import LossReason
-from daemon.report.contents import DaemonRun, LedgerRow, PartCounts, ReportWindow, ShiftReport
+from daemon.core import LabelVerdict, LossReason, Verdict
+from daemon.report.contents import (
+    Agreement,
+    DaemonRun,
+    ErrorRate,
+    LedgerRow,
+    Night,
+    PartCounts,
+    ReportWindow,
+    ShiftReport,
+)
 
 REASON_WORDS = {
     LossReason.GAP: "never received (gap in the camera's numbers)",
@@ -38,6 +47,11 @@ PARETO_NOTE = (
     "Defect types are not known yet: NG frames are grouped by where their strongest region lies "
     "in the frame and how much of the frame it covers."
 )
+LABELS_NOTE = (
+    "Rows are the machine's verdicts, columns what people said of the same frames; a corrected "
+    "label counts as it is now. REVIEW and UNCERTAIN enter no rate."
+)
+_OTHER = {"promoted": "instead of", "rolled_back": "back to", "failed": "instead runs"}
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # Unicode categories
 NO_VALUE = "–"  # noqa: RUF001 - a dash, to be read by people
 
@@ -158,6 +172,82 @@ def edges(row: LedgerRow) -> str:
     return "; ".join(notes)
 
 
+def open_review(report: ShiftReport) -> str:
+    """How many of the REVIEW frames nobody has closed."""
+    if not report.totals.review:
+        return "none"
+    if report.agreement is None or report.agreement.review_open == report.totals.review:
+        return "all open"
+    return f"{count(report.agreement.review_open)} open"
+
+
+def review_sentence(agreement: Agreement) -> str:
+    """What became of the REVIEW frames."""
+    closed = agreement.review_ok + agreement.review_ng
+    return (
+        f"Of {count(closed + agreement.review_open)} REVIEW frames, labels closed {count(closed)} "
+        f"({count(agreement.review_ok)} OK, {count(agreement.review_ng)} NG); "
+        f"{count(agreement.review_open)} are open."
+    )
+
+
+def by_verdict(agreement: Agreement) -> list[tuple[Verdict, dict[LabelVerdict, int]]]:
+    """Labelled frames of each verdict that has some, by label."""
+    found: dict[Verdict, dict[LabelVerdict, int]] = {}
+    for counted in agreement.counts:
+        row = found.setdefault(counted.verdict, dict.fromkeys(LabelVerdict, 0))
+        row[counted.label] = counted.frames
+    return [(verdict, found[verdict]) for verdict in Verdict if verdict in found]
+
+
+def night_text(night: Night) -> str:
+    """Why a night ended so, and what it cost inspection."""
+    text = night.detail or f"at step {night.step}"
+    if night.attempts > 1:
+        text += f"; {night.attempts} attempts"
+    if night.latency_before_ms is not None and night.latency_during_ms is not None:
+        text += (
+            f"; frame to verdict {milliseconds(night.latency_before_ms)} before, "
+            f"{milliseconds(night.latency_during_ms)} during"
+        )
+    return text
+
+
+def error_sentences(agreement: Agreement) -> tuple[str, str]:
+    """Escape rate and false-reject rate, each with how sure it is and where it comes from."""
+    return (
+        _error_sentence("Escape rate (share of OK frames that are NG)", "OK", agreement.escapes),
+        _error_sentence(
+            "False-reject rate (share of good frames that were called NG)",
+            "NG",
+            agreement.false_rejects,
+        ),
+    )
+
+
+def _error_sentence(name: str, verdict: str, error: ErrorRate) -> str:
+    wrong = f"{count(error.wrong)} of {count(error.labelled)}"
+    match error.how:
+        case "random":
+            interval = f"95 % interval {percent(error.low)} to {percent(error.high)}"
+            return (
+                f"{name}: {percent(error.rate)}, {interval}; of {count(error.drawn)} {verdict} "
+                f"frames drawn at random {count(error.labelled)} are labelled, "
+                f"{count(error.wrong)} of them otherwise."
+            )
+        case "all":
+            return (
+                f"{name}: {percent(error.rate)}, counted: all {verdict} frames are labelled, and "
+                f"the label disagrees on {wrong}."
+            )
+        case "chosen":
+            return (
+                f"{name}: unknown. The label disagrees on {wrong} {verdict} frames, but these were "
+                "chosen for their scores or by a person: only frames drawn at random "
+                "(`zsad label queue`, reason audit) tell a rate."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that changed, in words."""
@@ -169,7 +259,7 @@ class Event:
 
 
 def events(report: ShiftReport) -> Iterator[Event]:
-    """Model versions taken into use, calibrations, and runs of the daemon."""
+    """Model versions taken into use and why, calibrations, and runs of the daemon."""
     for use in report.model_uses:
         text = f"{use.name} ({use.method} on {use.backbone}) for {count(use.frames)} frames"
         yield Event(use.from_utc, "model version", text)
@@ -181,6 +271,11 @@ def events(report: ShiftReport) -> Iterator[Event]:
             f"{'' if made.is_supported else '; too few frames for the wanted rates'}"
         )
         yield Event(made.created_utc, "calibration", text)
+    for change in report.model_changes:
+        instead = "" if change.previous is None else f" ({_OTHER[change.kind]} {change.previous})"
+        text = f"{change.version}{instead}, by {change.author}: {change.reason}"
+        name = f"model {change.kind.replace('_', ' ')}"
+        yield Event(change.at_utc, name, text, change.kind in ("rolled_back", "failed"))
     for run in report.daemon_runs:
         yield Event(
             run.started_utc, "daemon start", _end_of_run(run, report.window), run.has_crashed

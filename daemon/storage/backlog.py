@@ -69,6 +69,7 @@ class Backlog:
         self._current: tuple[Batch, ...] = ()
         self._current_since = 0.0
         self._is_current_spooled = False
+        self._has_failed = False
         self._refused: Batch | None = None
         self._warnings = RateLimitedLog(logger)
 
@@ -133,12 +134,21 @@ class Backlog:
                     self._spool.remove_first()
             self._current = ()
 
+    def failed(self) -> None:
+        """The database keeps refusing the batches in its hands: all goes to the spool at once.
+
+        Cameras with the reliable transport stop sending when nothing is acknowledged for long.
+        """
+        with self._lock:
+            self._has_failed = True
+        self.crowded.set()
+
     def spill(self) -> Sequence[Result]:
         """Move to the spool what waits, if the database is away or slow; what is safe now."""
         with self._lock:
             if not self._current:
                 return ()  # the database thread is about to take the next
-            is_slow = time.monotonic() - self._current_since > SLOW_S
+            is_slow = self._has_failed or time.monotonic() - self._current_since > SLOW_S
             is_crowded = self._queue.qsize() >= self._crowd
             behind = self._spool.batches - (len(self._current) if self._is_current_spooled else 0)
             if is_slow or is_crowded or self._refused or behind:
@@ -156,6 +166,7 @@ class Backlog:
     def _begin(self, batches: tuple[Batch, ...], *, is_spooled: bool) -> tuple[Batch, ...]:
         self._current, self._is_current_spooled = batches, is_spooled
         self._current_since = time.monotonic()
+        self._has_failed = False
         return batches
 
     def _numbered(self, results: Sequence[Result]) -> Batch:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from daemon.core import Calibration, Event, FrameLoss, Inspection
+from daemon.core import Calibration, Event, FrameLoss, Inspection, KeptFrame, ShadowScore
 from daemon.storage import repository
 from daemon.storage.database import write_transaction
 from daemon.storage.repository import Stored
@@ -14,7 +14,7 @@ from daemon.storage.repository import Stored
 BATCH_SIZE = 256
 """Results in one transaction, about; PostgreSQL takes 64 at two thirds of the speed."""
 
-Result = Inspection | FrameLoss | Calibration | Event
+Result = Inspection | FrameLoss | Calibration | Event | KeptFrame | ShadowScore
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,23 +8,27 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 
 from sqlalchemy import Connection, Engine, text
 
 from daemon.config.retention import RetentionConfig
 from daemon.core import Event, EventKind, Severity
-from daemon.storage import partitions, retention
+from daemon.storage import frame_columns, partitions, retention
 from daemon.storage.database import write_transaction
 from daemon.storage.forecast import Forecast, forecast, used_bytes
 
 logger = logging.getLogger(__name__)
 
 EVERY_S = 86_400.0
+HOURS_EVERY_S = 600.0
+HOUR_REST = timedelta(minutes=5)
+"""A finished hour is kept as columns when so much has passed that hardly a frame comes late."""
 FIRST_PRUNE_S = 60.0
 """The start has enough to do."""
-VACUUM_PAGES = 500
+VACUUM_BYTES = 2 << 20
+"""Moved in one transaction."""
 KEPT_FREE_SHARE = 0.05
 """Of a SQLite file: what new rows fill is not given back first."""
 
@@ -37,14 +41,17 @@ class Housekeeper:
         engine: Engine,
         config: RetentionConfig,
         *,
+        line: str,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._config = config
+        self._line = line
         self._now = now
         self._clock = clock
         self._next_at = clock() + FIRST_PRUNE_S
+        self._next_hours_at = self._next_at
         self._work: Iterator[Event | None] | None = self._prepare_days()
 
     def step(self) -> Sequence[Event]:
@@ -54,10 +61,17 @@ class Housekeeper:
             DBAPIError: The database refused; the rest of the work waits for the next day.
         """
         if self._work is None:
-            if self._clock() < self._next_at:
+            now_s = self._clock()
+            if now_s >= self._next_at:
+                self._next_at = now_s + EVERY_S
+                self._work = chain(self._prepare_days(), self._prune(), self._forecast())
+            elif now_s >= self._next_hours_at:
+                self._next_hours_at = now_s + HOURS_EVERY_S
+                self._work = frame_columns.keep_hours(
+                    self._engine, self._line, self._now() - HOUR_REST
+                )
+            else:
                 return ()
-            self._next_at = self._clock() + EVERY_S
-            self._work = chain(self._prepare_days(), self._prune(), self._forecast())
         work, self._work = self._work, None  # given up, should it raise
         for event in work:
             self._work = work
@@ -117,13 +131,14 @@ def give_back(engine: Engine) -> Iterator[None]:
         return  # autovacuum does it
     while True:
         with write_transaction(engine) as connection:
-            free, pages = (
+            free, pages, page_bytes = (
                 int(connection.scalar(text(f"PRAGMA {name}")) or 0)
-                for name in ("freelist_count", "page_count")
+                for name in ("freelist_count", "page_count", "page_size")
             )
-            if free <= KEPT_FREE_SHARE * pages + VACUUM_PAGES:
+            at_once = VACUUM_BYTES // page_bytes
+            if free <= KEPT_FREE_SHARE * pages + at_once:
                 break
-            _run_to_end(connection, f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+            _run_to_end(connection, f"PRAGMA incremental_vacuum({at_once})")
             left = int(connection.scalar(text("PRAGMA freelist_count")) or 0)
         if left >= free:
             break

@@ -6,12 +6,15 @@ Refuses to know file formats (`daemon.labels`) and what a mask shows.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from daemon.core import FrameId, Label, LabelVerdict
 from daemon.errors import StorageError
+from daemon.storage.night_tables import AuditDrawRow
 from daemon.storage.rows import MAX_NAME, storable
 from daemon.storage.tables import InspectionRow, LabelRow
 
@@ -60,6 +63,13 @@ def add_labels(connection: Connection, line: str, labels: Sequence[Label]) -> No
                 "the newest"
             )
         connection.execute(insert(LabelRow), [_values(label) for label in part])
+
+
+def note_draws(connection: Connection, inspection_ids: Sequence[int], now: datetime) -> None:
+    """Remember which frames were drawn at random: only their labels tell error rates."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    if values := [{"inspection_id": one, "drawn_utc": now} for one in inspection_ids]:
+        connection.execute(dialect.insert(AuditDrawRow).on_conflict_do_nothing(), values)
 
 
 def labels_in_force(

@@ -83,7 +83,9 @@ def _create(connection: Connection, day: date) -> int:
     """Attached, not created in place: that would wait for every reader of the parent."""
     name, begin = _name(day), (day - _EPOCH).days * _DAY_US
     statements = f"""
-        CREATE TABLE {name} (LIKE thumbnail_routine INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+        CREATE TABLE {name} (
+            LIKE thumbnail_routine INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE
+        );
         WITH moved AS (
             DELETE FROM thumbnail_routine_default
             WHERE received_utc >= {begin} AND received_utc < {begin + _DAY_US} RETURNING *

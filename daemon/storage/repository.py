@@ -11,13 +11,9 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Function,
-    Select,
-    String,
-    Text,
-    bindparam,
-    column,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -30,11 +26,13 @@ from daemon.core import (
     FrameId,
     FrameLoss,
     Inspection,
+    KeptFrame,
+    ShadowScore,
     Verdict,
     base_version,
 )
 from daemon.errors import StorageError
-from daemon.storage import rows
+from daemon.storage import bulk, frame_columns, frame_files, live_counts, rows
 from daemon.storage.tables import (
     CalibrationRow,
     DaemonRunRow,
@@ -43,7 +41,6 @@ from daemon.storage.tables import (
     InspectionRow,
     ModelVersionRow,
     RegionRow,
-    ThumbnailRow,
 )
 
 
@@ -176,6 +173,18 @@ def current_calibrations(connection: Connection, model_version: str) -> list[Cal
     return [rows.to_calibration(row, model_version) for row in found]
 
 
+def calibrated_recipes(connection: Connection, model_version: str) -> set[tuple[str, str | None]]:
+    """(category, recipe) that have thresholds under a model, with or without reference banks."""
+    name = ModelVersionRow.name
+    found = connection.execute(
+        select(CalibrationRow.category, CalibrationRow.recipe)
+        .join(ModelVersionRow, ModelVersionRow.id == CalibrationRow.model_version_id)
+        .where(or_(name == model_version, name.startswith(f"{model_version}+", autoescape=True)))
+        .distinct()
+    )
+    return {(category, recipe) for category, recipe in found}
+
+
 def learning_scores(
     connection: Connection, category: str, model_version: str, since_utc: datetime | None = None
 ) -> LearningScores:
@@ -206,9 +215,11 @@ def learning_scores(
 
 
 def add_results(
-    connection: Connection, line: str, results: Sequence[Inspection | FrameLoss | Event]
+    connection: Connection,
+    line: str,
+    results: Sequence[Inspection | FrameLoss | Event | KeptFrame | ShadowScore],
 ) -> Stored:
-    """Write inspections with their regions and pictures, losses, and events.
+    """Write inspections with their regions and pictures, losses, events, kept frames, and shadows.
 
     A frame that has a row already is skipped with its regions and pictures, and reported.
 
@@ -218,9 +229,14 @@ def add_results(
     inspections = [result for result in results if isinstance(result, Inspection)]
     losses = [result for result in results if isinstance(result, FrameLoss)]
     events = [result for result in results if isinstance(result, Event)]
+    kept = [result for result in results if isinstance(result, KeptFrame)]
     duplicates = _add_inspections(connection, line, inspections) if inspections else ()
     if events:
         connection.execute(insert(EventRow), [rows.of_event(line, event) for event in events])
+    if kept:
+        frame_files.add_frames(connection, line, kept)
+    if shadows := [result for result in results if isinstance(result, ShadowScore)]:
+        live_counts.add_shadow_scores(connection, line, shadows)
     if losses:
         connection.execute(insert(FrameLossRow), [rows.of_loss(line, loss) for loss in losses])
     return Stored(
@@ -306,9 +322,8 @@ def _add_inspections(
     )
     if isinstance(insert_new, postgresql.Insert):
         names = list(values[0])
-        insert_new = insert_new.from_select(names, _from_arrays(InspectionRow, names))
-        columns = {name: [row[name] for row in values] for name in names}
-        inserted = connection.execute(insert_new, columns)
+        insert_new = insert_new.from_select(names, bulk.from_arrays(InspectionRow, names))
+        inserted = connection.execute(insert_new, bulk.arrays(values))
     else:
         inserted = connection.execute(insert_new, values)
     ids = {FrameId(row.camera, row.epoch, row.seq): row.id for row in inserted}
@@ -324,10 +339,11 @@ def _add_inspections(
         regions += [rows.of_region(inspection_id, region) for region in item.regions]
         if item.thumbnails is not None:
             thumbnails.append(rows.of_thumbnails(inspection_id, item, item.thumbnails))
+    frame_columns.forget(connection, {item.info.received_utc for item in inspections})
     if regions:
-        connection.execute(insert(RegionRow), regions)
+        bulk.insert_rows(connection, RegionRow, regions)
     if thumbnails:
-        connection.execute(insert(ThumbnailRow), thumbnails)
+        bulk.insert_pictures(connection, thumbnails)
     return tuple(duplicates)
 
 
@@ -379,21 +395,6 @@ def _register_variant(connection: Connection, name: str, first_used_utc: datetim
     values = {"name": name, **base._mapping, "first_used_utc": first_used_utc}
     connection.execute(_insert_or_skip(connection, row).values(values))
     return True
-
-
-def _from_arrays(table: type[InspectionRow], names: Sequence[str]) -> Select[Any]:
-    """Rows out of one array for each column: a statement as short for 256 rows as for one.
-
-    psycopg takes statements apart anew each time when they are long, and keeps short ones.
-    """
-    # TEXT: a cast to VARCHAR(n) would cut off what is too long, without a word
-    types = {
-        name: Text() if isinstance(kind := table.__table__.c[name].type, String) else kind
-        for name in names
-    }
-    arrays = [bindparam(name, type_=postgresql.ARRAY(types[name])) for name in names]
-    unnested = func.unnest(*arrays).table_valued(*(column(name, types[name]) for name in names))
-    return select(*unnested.render_derived().c)
 
 
 def _insert_or_skip(

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, 
 from sqlalchemy.orm import InstrumentedAttribute
 
 from daemon.config.retention import RetentionConfig
-from daemon.storage import partitions
+from daemon.storage import frame_columns, partitions
 from daemon.storage.database import write_transaction
 from daemon.storage.tables import InspectionRow, LabelRow, RegionRow, ThumbnailRow
 
@@ -134,6 +134,8 @@ def _remove_due(engine: Engine, rule: Rule) -> Iterator[Removed]:
                 return
             begin = found[-1].received_utc  # what stays before it is not looked at again
             removed = _remove(connection, rule, [row.id for row in found])
+            if rule.what == "rows":
+                frame_columns.forget(connection, {row.received_utc for row in found})
         yield removed
 
 

@@ -4,7 +4,15 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from daemon.core import Calibration, Event, FrameLoss, Inspection, Region, Thumbnails
+from daemon.core import (
+    Calibration,
+    Event,
+    FrameLoss,
+    Inspection,
+    Region,
+    ShadowScore,
+    Thumbnails,
+)
 
 Values = dict[str, Any]
 """Column name to value, as SQLAlchemy's bulk insert takes it."""
@@ -115,6 +123,23 @@ def of_calibration(calibration: Calibration, model_version_id: int) -> Values:
         "recipe": calibration.recipe,
         "median_score": calibration.median_score,
         "review_rank": calibration.review_rank,
+    }
+
+
+def of_shadow_score(line: str, score: ShadowScore) -> Values:
+    """A row of `shadow_score`."""
+    return {
+        "line": line,
+        "version": score.version,
+        "camera": score.frame_id.camera,
+        "epoch": score.frame_id.epoch,
+        "seq": score.frame_id.seq,
+        "category": score.category,
+        "at_utc": score.at_utc,
+        "verdict": score.verdict.value,
+        "pred_score": score.pred_score,
+        "shadow_verdict": score.shadow_verdict.value,
+        "shadow_score": score.shadow_score,
     }
 
 

@@ -8,14 +8,23 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from daemon.core import Calibration, Event, FrameLoss, Inspection, Thumbnails
+from daemon.core import (
+    Calibration,
+    Event,
+    FrameLoss,
+    Inspection,
+    KeptFrame,
+    ShadowScore,
+    Thumbnails,
+)
 from daemon.errors import StorageError
 from daemon.storage.batch import Batch, Result, Run
 
 _JSON_LENGTH = struct.Struct(">I")
 _RUN = TypeAdapter(Run)
 _RESULTS: dict[str, TypeAdapter[Any]] = {
-    kind.__name__: TypeAdapter(kind) for kind in (Inspection, FrameLoss, Calibration, Event)
+    kind.__name__: TypeAdapter(kind)
+    for kind in (Inspection, FrameLoss, Calibration, Event, KeptFrame, ShadowScore)
 }
 
 

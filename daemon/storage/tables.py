@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements only INTEGER
 
 
@@ -41,11 +41,11 @@ class UtcMicros(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"naive datetime {value!r}; times are stored in UTC")
-        return (value - _EPOCH) // timedelta(microseconds=1)
+        return (value - EPOCH) // timedelta(microseconds=1)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Aware UTC datetime."""
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
 class Base(DeclarativeBase):
@@ -130,6 +130,14 @@ class InspectionRow(Base):
             sqlite_where=text("verdict = 'NG'"),
             postgresql_where=text("verdict = 'NG'"),
         ),
+        Index(
+            "ix_inspection_review",
+            "received_utc",
+            "category",
+            "pred_score",
+            sqlite_where=text("verdict = 'REVIEW'"),
+            postgresql_where=text("verdict = 'REVIEW'"),
+        ),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     line: Mapped[str] = mapped_column(String(64))
@@ -155,6 +163,19 @@ class InspectionRow(Base):
     part_id: Mapped[str | None] = mapped_column(String(128))
     lot: Mapped[str | None] = mapped_column(String(128))
     trigger_id: Mapped[str | None] = mapped_column(String(128))
+
+
+class FrameHourRow(Base):
+    """The inspections of a line's finished hour once more, as columns (`frame_columns.py`).
+
+    Derived: may be deleted at any time, and then rows are read.
+    """
+
+    __tablename__ = "frame_hour"
+    begin_utc: Mapped[datetime] = mapped_column(primary_key=True)
+    line: Mapped[str] = mapped_column(String(64), primary_key=True)
+    keys_json: Mapped[str]
+    content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class RegionRow(Base):

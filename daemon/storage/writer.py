@@ -233,7 +233,7 @@ class Writer:
             except DBAPIError as error:
                 if not is_temporary(error):
                     raise
-                self._note_retry(error)
+                self._note_retry(error, is_first=wait_s == FIRST_RETRY_S)
                 if is_disk_full(error):
                     self._is_disk_full = True
                     shed = Shed(min(shed + 1, Shed.ALL_PICTURES))
@@ -275,8 +275,10 @@ class Writer:
     def _beat(self) -> None:
         self.last_progress = time.monotonic()
 
-    def _note_retry(self, error: DBAPIError) -> None:
+    def _note_retry(self, error: DBAPIError, *, is_first: bool) -> None:
         self._beat()
+        if not is_first:  # once may be a blip
+            self._backlog.failed()
         self.counters = replace(self.counters, retries=self.counters.retries + 1)
         self._warnings.warning(
             "retry",

@@ -15,6 +15,7 @@ from zsad.config.aa_clip import AAClipConfig
 from zsad.config.backbone import BackboneConfig
 from zsad.config.method import MethodConfig
 from zsad.detector import Detector, TrainableDetector
+from zsad.methods.linear_probe import LinearProbe
 
 SIDE = 40  # 5 x 5 patches; the tiny backbone is made for 7 x 7
 LONG = "top view of three pcb-modules, model 3/B, with the letters 'FF' engraved on each side"
@@ -65,7 +66,7 @@ def test_there_are_both_presets_wherever_code_was_released() -> None:
     methods = [case["method"] for case in CASES]
     official = {case["method"] for case in CASES if case.get("preset") == "official"}
 
-    assert len(set(methods)) == 13
+    assert len(set(methods)) == 14
     assert {"aa_clip", "fa_prompt", "anomaly_clip", "april_gan", "ada_clip", "mvfa_ad"} <= official
     assert not {"afr_clip", "mfp_clip"} & official
 
@@ -96,7 +97,8 @@ def test_one_kind_of_image_or_one_image_trains(
     detector: Detector, images: Tensor, labels: list[int]
 ) -> None:
     if not isinstance(detector, TrainableDetector):
-        assert not detector.own_parameters()
+        # a probe has parameters, but no stages: zsad.probe_fit finds them
+        assert isinstance(detector, LinearProbe) or not detector.own_parameters()
         return
     target = torch.tensor(labels)
     masks = torch.zeros(len(labels), SIDE, SIDE)

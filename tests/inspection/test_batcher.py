@@ -75,7 +75,7 @@ def test_backlog_leaves_in_full_batches() -> None:
         frames=ListedFrames([frame(seq, 0.0) for seq in range(19)]),
         batcher=Batcher(max_size=8, max_wait_s=0.04),
         inspect=inspect,
-        sink=lambda result: None,
+        sink=lambda results: None,
         beat=lambda: None,
         clock=lambda: 100.0,
     ).run(stop)

@@ -5,8 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sqlalchemy import create_engine
 
 from daemon.cli.main import main
+from daemon.training.snapshot import good_images
 
 CONFIG = """\
 line: L1
@@ -72,3 +74,21 @@ def test_an_image_that_the_daemon_would_not_inspect_calibrates_nothing(
 def test_a_share_to_catch_needs_examples(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(folder, "--catch", "0.9") == 2
     assert "name images of defective parts" in capsys.readouterr().err
+
+
+def test_where_frames_are_kept_the_images_are_kept_too(folder: Path) -> None:
+    config = folder / "daemon.yaml"
+    config.write_text(CONFIG + "frames: {dir: whole}\n")
+    (folder / "ok" / "copy.png").write_bytes((folder / "ok" / "0.png").read_bytes())
+
+    assert calibrate(folder) == 0
+
+    engine = create_engine(f"sqlite:///{folder / 'results.db'}")
+    try:
+        good = good_images(engine, "L1", "fabric", folder / "whole")
+    finally:
+        engine.dispose()
+    assert {path.parent for path in good} == {folder / "whole" / "calibration" / "L1" / "fabric"}
+    assert sorted(path.read_bytes() for path in good) == sorted(
+        (folder / "ok" / f"{seed}.png").read_bytes() for seed in range(10)
+    )

@@ -1,6 +1,6 @@
 """Every frame of a batch ends in exactly one inspection, whatever the detector does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import cv2
@@ -11,6 +11,7 @@ from daemon.config.categories import CategoryConfig
 from daemon.config.storage import StorageConfig
 from daemon.core import (
     Calibration,
+    Event,
     Frame,
     FrameId,
     FrameInfo,
@@ -22,6 +23,8 @@ from daemon.core import (
 )
 from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.inspector import Infer, Inspector
+from daemon.inspection.loop import Result
+from daemon.inspection.pictures import Undrawn
 from daemon.inspection.regions import find_regions
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
@@ -40,7 +43,10 @@ def frame(level: int, seq: int = 0, category: str = "tile") -> Frame:
 
 
 def make(
-    infer: Infer = brightness, learn_frames: int | None = None, calibrated: bool = True
+    infer: Infer = brightness,
+    learn_frames: int | None = None,
+    calibrated: bool = True,
+    tell: Callable[[Inspection], None] = lambda inspection: None,
 ) -> Inspector:
     categories = {
         "tile": CategoryConfig(class_name="floor tile", learn_frames=learn_frames),
@@ -59,18 +65,20 @@ def make(
     )
     return Inspector(
         infer=infer,
-        model_version="m1",
         categories=categories,
         storage=StorageConfig(url="sqlite://", thumbnails=("NG", "REVIEW")),
         book=book,
         clock=lambda: 1.25,
         now=lambda: NOW,
         on_batch=lambda frames: None,
+        tell=tell,
     )
 
 
-def only_inspections(results: Sequence[Inspection | Calibration]) -> list[Inspection]:
-    return [result for result in results if isinstance(result, Inspection)]
+def only_inspections(results: Sequence[Result]) -> list[Inspection]:
+    """With their pictures."""
+    drawn = [result.drawn() if isinstance(result, Undrawn) else result for result in results]
+    return [result for result in drawn if isinstance(result, Inspection)]
 
 
 def test_mixed_batch_gives_each_frame_its_own_verdict() -> None:
@@ -93,6 +101,19 @@ def test_ng_frame_has_its_region_and_pictures_and_ok_frame_has_none() -> None:
     grey = cv2.imdecode(np.frombuffer(ng.thumbnails.map_png, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert grey.shape == (40, 60)
     assert grey.max() == 250
+
+
+def test_each_verdict_is_told_once_before_a_picture_is_drawn() -> None:
+    told: list[Inspection] = []
+    broken = Frame(frame(0).info, np.zeros((4, 4, 3), dtype=np.uint8))
+
+    results = make(tell=told.append).inspect([frame(250, 0), frame(50, 1), broken])
+
+    assert [item.verdict for item in told] == [Verdict.NG, Verdict.OK, Verdict.ERROR]
+    assert [item.thumbnails for item in told] == [None, None, None]
+    assert [type(item) for item in results] == [Undrawn, Inspection, Inspection, Event]
+    assert isinstance(results[0], Undrawn)
+    assert results[0].inspection is told[0]
 
 
 def test_category_without_calibration_is_learning_and_calibrates_itself_after_its_frames() -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from daemon.core import Frame, FrameId, FrameInfo, Verdict
+from daemon.core import Frame, FrameId, FrameInfo, Inspection, Verdict
 from daemon.inspection.no_detector import NoDetector
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
@@ -12,6 +12,7 @@ NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
 def test_without_a_detector_every_frame_is_learning_without_a_score() -> None:
     batches: list[int] = []
+    told: list[Inspection] = []
     frames = [
         Frame(
             FrameInfo(FrameId("cam", 1, seq), "tile", NOW, NOW, 1.0),
@@ -20,10 +21,11 @@ def test_without_a_detector_every_frame_is_learning_without_a_score() -> None:
         for seq in range(3)
     ]
 
-    results = NoDetector(clock=lambda: 1.5, now=lambda: NOW, on_batch=batches.append).inspect(
-        frames
-    )
+    results = NoDetector(
+        clock=lambda: 1.5, now=lambda: NOW, on_batch=batches.append, tell=told.append
+    ).inspect(frames)
 
+    assert told == results
     assert [result.info.frame_id.seq for result in results] == [0, 1, 2]
     assert {result.verdict for result in results} == {Verdict.LEARNING}
     assert {(result.pred_score, result.map_peak) for result in results} == {(None, None)}

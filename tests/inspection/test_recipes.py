@@ -25,6 +25,7 @@ from daemon.core import (
 from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.drift import WINDOW
 from daemon.inspection.inspector import Infer, Inspector, Product
+from daemon.inspection.pictures import Undrawn
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 PLAIN = CategoryConfig(class_name="floor tile")
@@ -65,19 +66,20 @@ def make(
     )
     inspector = Inspector(
         infer=infer,
-        model_version="m1",
         categories={"tile": policy},
         storage=StorageConfig(url="sqlite://", thumbnails=("NG",)),
         book=book,
         clock=lambda: 1.25,
         now=lambda: NOW,
         on_batch=lambda frames: None,
+        tell=lambda inspection: None,
     )
     return inspector, book
 
 
 def inspections(results: Sequence[object]) -> list[Inspection]:
-    return [result for result in results if isinstance(result, Inspection)]
+    drawn = [result.drawn() if isinstance(result, Undrawn) else result for result in results]
+    return [result for result in drawn if isinstance(result, Inspection)]
 
 
 def test_a_defect_outside_the_region_of_interest_is_ok_and_inside_it_is_ng() -> None:

@@ -92,13 +92,13 @@ class Line:
         )
         self.inspector = Inspector(
             infer=self.infer,
-            model_version="m1",
             categories=self.categories,
             storage=StorageConfig(url="sqlite://", thumbnails=()),
             book=self.book,
             clock=lambda: self.now_s,
             now=lambda: NOW,
             on_batch=lambda frames: None,
+            tell=lambda inspection: None,
             banks=self,
         )
 

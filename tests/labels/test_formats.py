@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from daemon.core import LabelVerdict
-from daemon.labels import coco, labelme, masks, mvtec
+from daemon.labels import coco, cvat, label_studio, labelme, masks, mvtec
 from daemon.labels.found import LabelFound, defect_name, image_key, settle
 from daemon.labels.mask import Mask, decode_mask, encode_mask
 from daemon.labels.picture import LabelledPicture
@@ -72,8 +72,8 @@ quick = settings(
 
 @quick
 @given(found=labels())
-@pytest.mark.parametrize("tool", [coco, labelme])
-def test_coco_and_labelme_hold_every_label(
+@pytest.mark.parametrize("tool", [coco, labelme, label_studio, cvat])
+def test_files_of_tools_hold_every_label(
     tmp_path_factory: pytest.TempPathFactory, found: list[LabelFound], tool: object
 ) -> None:
     folder = tmp_path_factory.mktemp("labels")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from daemon.cli import operate
+from daemon.config.frames import FramesConfig
 from daemon.config_file import load_config
 from daemon.errors import ConfigError
 
@@ -99,6 +100,12 @@ EXAMPLE_ALTERNATIVES = [
     ("model", None, "  # threads: 4"),
     ("model", None, "  # commissioning: true"),
     ("learn", None, "    # learn_frames: 200"),
+    ("frames", None, "# frames:"),
+    ("frames", None, "#   dir: /var/lib/zsad/frames"),
+    ("frames", None, "#   keep: [NG, REVIEW]"),
+    ("frames", None, "#   keep_one_ok_of: 50"),
+    ("frames", None, "#   days: 30"),
+    ("frames", None, "#   max_bytes: 21_474_836_480"),
     *(
         ("recipe", None, f"    # {key}")
         for key in (
@@ -137,6 +144,7 @@ def test_the_example_is_valid_with_everything_commented_in(tmp_path: Path) -> No
     assert config.sources[2].mode == "bind"
     assert config.sources[4].camera == "cam2"
     assert config.model.threads == 4
+    assert config.frames == FramesConfig(dir=Path("/var/lib/zsad/frames"))
     assert config.model.checkpoint == Path("/var/lib/zsad/models/aa_clip/v1")
     assert config.categories["fabric_global"].learn_frames == 200
     recipe = config.categories["fabric_local"]

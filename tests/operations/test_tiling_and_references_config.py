@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from daemon.cli.main import main
 from daemon.config.categories import CategoryConfig
 from daemon.config_file import ConfigFileError, load_config
-from daemon.inspection.detector_slot import tiling_of
+from daemon.inspection.loaded_model import tiling_of
 from zsad.tiling import Tiling
 
 LINE = """

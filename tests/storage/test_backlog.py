@@ -88,3 +88,17 @@ def test_a_crowd_behind_the_last_of_the_spool_goes_there_too(
     assert len(backlog.spill()) == 4
     backlog.done()
     assert seqs_of(take(backlog)) == [[5, 6, 7, 8]]
+
+
+def test_what_waits_goes_to_the_spool_at_once_when_the_database_refuses(
+    backlog: Backlog, put: Callable[..., None]
+) -> None:
+    put(0)
+    take(backlog)
+    put(1)
+    assert len(backlog.spill()) == 0  # neither slow nor crowded
+
+    backlog.failed()
+
+    assert backlog.crowded.is_set()
+    assert len(backlog.spill()) == 2

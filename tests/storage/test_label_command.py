@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Engine, select
 
 from daemon.cli import label
-from daemon.core import Inspection, Thumbnails, Verdict
+from daemon.core import FrameId, Inspection, KeptFrame, Thumbnails, Verdict
 from daemon.errors import ConfigError, StorageError
 from daemon.labels.mask import decode_mask
-from daemon.storage import repository
+from daemon.storage import frame_files, frame_folder, repository
 from daemon.storage.database import write_transaction
 from daemon.storage.tables import LabelRow
 
@@ -163,7 +163,7 @@ def test_a_mask_that_does_not_fit_is_refused(
         run("set", 1, "--verdict", "NG", "--mask", path, "--author", "ana")
 
 
-@pytest.mark.parametrize("form", ["masks", "mvtec", "coco", "labelme"])
+@pytest.mark.parametrize("form", ["masks", "mvtec", "coco", "labelme", "label-studio", "cvat"])
 def test_what_is_exported_comes_in_again(
     run: Run,
     form: str,
@@ -188,6 +188,40 @@ def test_what_is_exported_comes_in_again(
         ).all()
     assert len(masks) == 2
     assert np.array_equal(decode_mask(masks[0] or b""), decode_mask(masks[1] or b""))
+
+
+def test_export_hands_out_whole_frames_where_they_were_kept(
+    run: Run,
+    config_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sqlite_engine: Engine,
+) -> None:
+    config_path.write_text(CONFIG + "frames: {dir: whole}\n")
+    frames = []
+    for seq in range(2):
+        content = b"as the camera sent it"
+        frame_id, now = FrameId("cam1", 7, seq), datetime.now(UTC)
+        path = frame_folder.frame_path("line1", frame_id, now, "png")
+        frame_folder.write_durably(tmp_path / "whole", path, content)
+        sha256 = frame_folder.digest(content)
+        kept = KeptFrame(frame_id, "fabric", Verdict.REVIEW, now, str(path), len(content), sha256)
+        frames.append((kept, tmp_path / "whole" / path))
+    with write_transaction(sqlite_engine) as connection:
+        frame_files.add_frames(connection, "line1", [kept for kept, _ in frames])
+    for number in (1, 2, 3):
+        run("set", number, "--verdict", "OK", "--author", "ana")
+    frames[1][1].write_bytes(b"changed")
+
+    assert run("export", "coco", tmp_path / "out") == 1
+
+    told = capsys.readouterr()
+    assert "3 labels written" in told.out
+    assert "1 problems. Pictures: 1 whole frames, 2 thumbnails" in told.out
+    assert "inspection 2: frames/line1/cam1/" in told.err
+    names = sorted(path.name for path in (tmp_path / "out" / "images").iterdir())
+    assert names == ["cam1-7-0.png", "cam1-7-1.jpg", "cam1-7-2.jpg"]
+    assert (tmp_path / "out" / "images" / names[0]).read_bytes() == b"as the camera sent it"
 
 
 def test_import_brings_in_what_fits_and_names_the_rest(
@@ -225,7 +259,7 @@ def test_export_overwrites_nothing(run: Run, tmp_path: Path) -> None:
         run("export", "coco", tmp_path / "out")
 
 
-@pytest.mark.parametrize("form", ["masks", "mvtec", "coco", "labelme"])
+@pytest.mark.parametrize("form", ["masks", "mvtec", "coco", "labelme", "label-studio", "cvat"])
 def test_a_wrong_path_is_one_sentence(run: Run, tmp_path: Path, form: str) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         run("import", form, tmp_path / "nowhere")

@@ -73,6 +73,29 @@ def test_what_is_like_a_labelled_frame_is_not_asked_again(frame: MakeFrame) -> N
     assert choose([frame(1, 0.1), frame(2, None)], [frame(9, 0.1)], [], 5) == []
 
 
+def test_frames_that_image_and_map_judge_differently_get_a_tenth(frame: MakeFrame) -> None:
+    def heads(number: int, score: float, peak: float) -> Candidate:
+        return replace(frame(number, score, Verdict.NG), map_peak=peak, map_threshold=0.25)
+
+    unlabelled = [
+        *(frame(number, 0.5, Verdict.REVIEW) for number in range(10, 30)),
+        heads(1, 0.9, 0.2),  # normalised 0.9 and 0.4
+        heads(2, 0.7, 0.9),  # they agree
+        heads(3, 0.3, 1.0),
+        heads(4, 0.52, 0.24),  # so little may be chance
+    ]
+
+    queue = choose(unlabelled, [frame(9, 0.9)], [], 20)
+
+    disputed = [queued for queued in queue if queued.reason == "disagreement"]
+    assert [queued.frame.inspection_id for queued in disputed] == [3, 1]
+    assert [queued.why for queued in disputed] == [
+        "the score of the image says not NG, the map NG, 0.700 apart (normalised)",
+        "the score of the image says NG, the map not, 0.500 apart (normalised)",
+    ]
+    assert len(queue) == 20
+
+
 @given(
     scores=st.lists(st.none() | st.floats(0, 1), max_size=12),
     n_audit=st.integers(0, 4),
@@ -130,6 +153,8 @@ def test_the_queue_of_a_line_leaves_out_what_is_labelled_or_cannot_be_shown(
         of_another_line = read_queue(connection, "line2", now - timedelta(days=7), now, 10)
 
     assert reasons(queue) == [("review", 1)]
+    assert (queue[0].frame.map_peak, queue[0].frame.map_threshold) == (0.875, 0.5)
+    assert not queue[0].frame.has_frame
     assert of_another_line == []
 
 

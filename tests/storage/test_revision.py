@@ -6,6 +6,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select, text
 
+import daemon.storage.night_tables  # noqa: F401 - its tables belong to Base.metadata
 from daemon.config.storage import StorageConfig
 from daemon.core import FrameLoss, Inspection, Verdict
 from daemon.errors import StorageError

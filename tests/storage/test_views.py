@@ -15,7 +15,7 @@ from daemon.core import (
     Severity,
     Verdict,
 )
-from daemon.storage import labels, repository
+from daemon.storage import labels, models, repository
 from daemon.storage.database import write_transaction
 
 MakeInspection = Callable[..., Inspection]
@@ -148,9 +148,12 @@ def test_the_examples_in_the_guide_run_on_both_databases(
     with write_transaction(line_engine) as connection:
         said = Label(1, LabelVerdict.NG, "ana", make_inspection(0).decided_utc, "cli")
         labels.add_labels(connection, "line1", [said])
+        models.promote(
+            connection, "line1", "b", instead_of="a", author="ana", reason="", now=said.at_utc
+        )
     queries = [item[item.index("SELECT") :] for item in examples() if "SELECT" in item]
 
     with line_engine.connect() as connection:
         found = [len(connection.execute(text(query)).all()) for query in queries]
 
-    assert found == [1, 1, 1, 1, 1]
+    assert found == [1] * 6

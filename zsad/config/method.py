@@ -14,6 +14,7 @@ from zsad.config.clip_zero_shot import CLIPZeroShotConfig
 from zsad.config.cocoop import CoCoOpConfig
 from zsad.config.coop import CoOpConfig
 from zsad.config.fa_prompt import FAPromptConfig
+from zsad.config.linear_probe import LinearProbeConfig
 from zsad.config.mfp_clip import MFPClipConfig
 from zsad.config.mvfa_ad import MVFAConfig
 from zsad.config.winclip import WinCLIPConfig
@@ -29,6 +30,7 @@ MethodConfig = Annotated[
     | CoCoOpConfig
     | CoOpConfig
     | FAPromptConfig
+    | LinearProbeConfig
     | MFPClipConfig
     | MVFAConfig
     | WinCLIPConfig,

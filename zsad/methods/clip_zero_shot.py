@@ -7,7 +7,6 @@ to the background, so a pixel AUROC below one half is what this baseline is know
 
 from collections.abc import Sequence
 
-import open_clip
 import torch
 from torch import Tensor
 
@@ -15,11 +14,9 @@ from zsad.backbone import Backbone
 from zsad.clip_features import ordinary_features, two_state_prediction
 from zsad.config.clip_zero_shot import CLIPZeroShotConfig
 from zsad.detector import Detector, Prediction
-from zsad.prompts import StateEnsemble, spelled_out
+from zsad.prompts import zero_shot_sentences
 from zsad.scoring import half_pixel_matrix
 from zsad.text_anchors import TextAnchors
-
-_STATES = ("normal {}",), ("anomalous {}",)
 
 
 class CLIPZeroShot(Detector):
@@ -37,7 +34,7 @@ class CLIPZeroShot(Detector):
         self.backbone = backbone
         self.config = config
         self.input_size = backbone.input_size
-        self.anchors = TextAnchors(backbone, self._sentences)
+        self.anchors = TextAnchors(backbone, lambda name: zero_shot_sentences(config, name))
         self._upsample: Tensor
         matrix = half_pixel_matrix(backbone.grid, backbone.input_size)
         self.register_buffer("_upsample", matrix, persistent=False)
@@ -49,14 +46,3 @@ class CLIPZeroShot(Detector):
             features = ordinary_features(self.backbone, self.backbone.embed_images(images))
             anchors = self.anchors.unit(class_names)
             return two_state_prediction(features, anchors, self.config.temperature, self._upsample)
-
-    def _sentences(self, class_name: str) -> tuple[list[str], list[str]]:
-        if self.config.prompts == "clip":
-            # the only ensemble whose article follows the state
-            states = ("a photo of a normal {}",), ("a photo of an anomalous {}",)
-            ensemble = StateEnsemble(*states, templates=("{}",))
-        else:
-            templates = tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES)
-            ensemble = StateEnsemble(*_STATES, templates=templates)
-        name = spelled_out(class_name) if self.config.spell_out_names else class_name
-        return ensemble.sentences(name)

@@ -1,0 +1,73 @@
+"""What the night may do: when, with what, and how much better it must become."""
+
+from datetime import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from daemon.config.section import LocalTime, Section
+
+
+class NightRecipeConfig(Section):
+    """How a night learns; each method reads what it needs. Defaults as measured (docs/nights.md).
+
+    Attributes:
+        synthetic: Pictures with a drawn defect for each labelled OK picture, outlined by
+            construction; they keep a product's probe able to see what nobody has labelled yet.
+        image_penalty, patch_penalty: linear_probe's, on weights of the image and of the patches.
+        replay_views: Procedural pictures, and as many of each auxiliary set, that a trained method
+            sees again beside the labels.
+        steps: Of each of a trained method's stages.
+        batch_size: Half labels, half replay.
+        learning_rate: As a share of the method's published one.
+    """
+
+    synthetic: Annotated[int, Field(ge=0, le=10)] = 1
+    image_penalty: Annotated[float, Field(gt=0)] = 0.5
+    patch_penalty: Annotated[float, Field(gt=0)] = 0.3
+    replay_views: Annotated[int, Field(ge=0, le=100_000)] = 200
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    batch_size: Annotated[int, Field(ge=2, le=1024)] = 8
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
+
+
+class TrainingConfig(Section):
+    """Nightly training on what people labelled.
+
+    Attributes:
+        models_dir: Where trained models are kept; must be there after a reboot.
+        window_start, window_end: Local wall-clock time between which training may run.
+        misfire_hours: A run that was missed starts up to so many hours late, inside the window.
+        auxiliary: Folders of masked images (MVTec tree) of other products, mixed into every
+            training so that nothing is forgotten; procedural pictures are mixed in always.
+        unseen: Folders of images (MVTec tree) of products that are never trained on: a candidate
+            must not be worse on them. Without any, procedural pictures stand in.
+        min_new_labels: With fewer since the last trained snapshot the night does nothing.
+        margin: By how much of AUROC a candidate may be worse on any set (with 95 % confidence).
+        promote: `auto`, or `manual`: the candidate waits for `zsad model promote`.
+        shadow_frames: Live frames that a candidate scores, unseen by the line, before it decides.
+        watch_minutes: For so long after a promotion the verdict rates must stay in their band.
+        keep_versions: Models that stay on disk beside the active one and the one before it.
+        threads: CPU threads of training.
+        memory_bytes: Most memory that training may have.
+        max_latency_ratio: Training pauses while frame-to-verdict is slower than this times before.
+        recipe: How it learns.
+    """
+
+    models_dir: Path
+    window_start: LocalTime = time(1, 0)
+    window_end: LocalTime = time(5, 0)
+    misfire_hours: Annotated[int, Field(ge=1, le=24)] = 4
+    auxiliary: tuple[Path, ...] = ()
+    unseen: tuple[Path, ...] = ()
+    min_new_labels: Annotated[int, Field(ge=1)] = 8
+    margin: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    promote: Literal["auto", "manual"] = "auto"
+    shadow_frames: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    watch_minutes: Annotated[int, Field(ge=1, le=10_080)] = 60
+    keep_versions: Annotated[int, Field(ge=1, le=1_000)] = 5
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    memory_bytes: Annotated[int, Field(ge=1 << 28)] = 6 << 30
+    max_latency_ratio: Annotated[float, Field(ge=1.0)] = 1.5
+    recipe: NightRecipeConfig = NightRecipeConfig()

@@ -1,0 +1,138 @@
+"""One model with the reference banks of its categories: frames in, scores and maps out."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from daemon.config.categories import CategoryConfig
+from daemon.core import Image, ScoreMap
+from daemon.inspection.references import References
+from zsad.predictor import Predictor
+from zsad.tiled_prediction import plan, predict_tiled
+from zsad.tiling import Tiling
+
+logger = logging.getLogger(__name__)
+
+
+class LoadedModel:
+    """A model on its device. Row i depends on image i alone.
+
+    Attributes:
+        predictor: The detector, without banks.
+        references: The banks of its categories.
+        max_batch: Most views, frames or tiles, in one pass of the network.
+        method: Detection method and preset, for the record.
+        backbone: Name of its backbone.
+        card_json: What the checkpoint says about itself.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        categories: Mapping[str, CategoryConfig],
+        references_dir: Path | None,
+        *,
+        max_batch: int,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Loads the banks that `references_dir` has for this model.
+
+        Args:
+            on_batch: Called after each pass of the network.
+        """
+        card = predictor.card
+        assert card is not None, "a model from disk has a card"  # noqa: S101
+        self.predictor = predictor
+        self.max_batch = max_batch
+        self.method: str = card.method.method
+        self.backbone: str = card.backbone.name
+        self.card_json: str = card.model_dump_json()
+        self._on_batch = on_batch
+        self.references = References(
+            predictor,
+            categories,
+            references_dir,
+            max_batch=max_batch,
+            on_batch=on_batch,
+            clock=time.monotonic,
+            now=lambda: datetime.now(UTC),
+        )
+
+    @property
+    def version(self) -> str:
+        """Short id of the model version, the same for the same weights."""
+        return self.predictor.version
+
+    def infer(
+        self, images: Sequence[Image], products: Sequence[tuple[str, CategoryConfig]]
+    ) -> list[tuple[float, ScoreMap]]:
+        """Score and map of each image, by its category's noun, tiling and references.
+
+        Args:
+            images: Frames of any size, RGB uint8 [H, W, 3].
+            products: The category of each, by name and as configured.
+
+        Returns:
+            For each image its score in [0, 1] and its map over the whole frame, in any
+            resolution; NaN where the network failed.
+
+        Raises:
+            RuntimeError: the device failed, for example out of memory.
+            TilingError: a frame needs too many tiles.
+        """
+        return predict_tiled(
+            self.predictor,
+            images,
+            [category.class_name for _, category in products],
+            [tiling_of(category) for _, category in products],
+            [self.references.bank_of(name) for name, _ in products],
+            max_batch=self.max_batch,
+            on_batch=self._on_batch,
+        )
+
+    def passes(self, image: Image, category: CategoryConfig) -> int:
+        """How many passes of the network one frame needs.
+
+        Raises:
+            TilingError: it needs too many tiles.
+        """
+        tiles = plan(tiling_of(category), image, self.predictor.detector.input_size)
+        return -(-len(tiles) // self.max_batch)
+
+    def warm_up(self, batch_size: int, class_names: Sequence[str]) -> None:
+        """Run each class name once, in full batches: the first frame pays for no lazy set-up."""
+        side = self.predictor.detector.input_size
+        blank: Image = np.full((side, side, 3), 127, dtype=np.uint8)
+        count = max(batch_size, len(class_names))
+        names = [class_names[i % len(class_names)] for i in range(count)]
+        for start in range(0, count, batch_size):
+            chunk = names[start : start + batch_size]
+            self.predictor.predict([blank] * len(chunk), chunk)
+        logger.info(
+            "model ready", extra={"model": self.version, "device": str(self.predictor.device)}
+        )
+
+    def close(self) -> None:
+        """Wait for a bank that is being made."""
+        self.references.close()
+
+
+def tiling_of(category: CategoryConfig) -> Tiling | None:
+    """How a category's frames are cut; None where they are looked at as a whole."""
+    if category.tiling == "never" or category.min_defect_px is None:
+        return None
+    return Tiling(category.min_defect_px, category.max_tiles)
+
+
+def views_of(category: CategoryConfig, image: Image, predictor: Predictor) -> list[Image]:
+    """The tiles of a frame, or the frame itself.
+
+    Raises:
+        TilingError: it needs too many tiles.
+    """
+    tiles = plan(tiling_of(category), image, predictor.detector.input_size)
+    return [tile.cut(image) for tile in tiles]

@@ -1,0 +1,1 @@
+"""What happens at night: labelled frames to a candidate model, a gate, and a proposal."""

@@ -1,0 +1,131 @@
+"""What one night gains: labels of a weak product in, I-AUROC on fresh frames before and after.
+
+    python tests/benchmarks/nightly_gain.py --product TREE/CATEGORY --unseen TREE ... --seeds 0 1 2
+
+TREE is an MVTec tree. Each seed draws 16 + 16 frames to label (masks on half of the NG ones where
+the tree has any), 30 good ones to calibrate with and up to 75 + 75 fresh ones, runs one night on
+a line of its own, and scores the fresh frames and the unseen trees with the old and the new model.
+`--shuffled` gives the labels to the wrong frames: the gate must keep the candidate out.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "nights"))
+
+from night_line import NightLine, Shown
+
+from daemon.model import open_model
+from daemon.training.gate import auroc
+from daemon.training.job import run_job
+from daemon.training.model_store import ModelStore
+from daemon.training.night import Outcome
+from zsad.data import Sample, limit_per_category
+from zsad.datasets.layouts import read_dataset
+from zsad.image_files import load_image
+from zsad.predictor import Predictor
+
+LABELS, GOOD, FRESH = 16, 30, 75
+
+
+def main() -> None:
+    """Print one line a seed, and the means."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--product", type=Path, required=True)
+    parser.add_argument("--unseen", type=Path, nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shuffled", action="store_true")
+    parser.add_argument("--labels", type=int, default=LABELS)
+    parser.add_argument("--synthetic", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = [_one_seed(args, seed) for seed in args.seeds]
+    for name in results[0]:
+        values = np.array([found.get(name, np.nan) for found in results])
+        print(f"mean {name}: {100 * values.mean():.1f} ({np.round(100 * values, 1).tolist()})")
+
+
+def _one_seed(args: argparse.Namespace, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    sound, defective = _samples(args.product, rng)
+    n = args.labels
+    shown = [Shown(s.image_path, False) for s in sound[:n]]
+    shown += [
+        Shown(s.image_path, True, s.mask_path if i % 2 else None)
+        for i, s in enumerate(defective[:n])
+    ]
+    if args.shuffled:
+        truth = rng.permutation([one.is_ng for one in shown])
+        shown = [Shown(one.image, bool(ng)) for one, ng in zip(shown, truth, strict=True)]
+    noun = sound[0].class_name
+    with TemporaryDirectory() as folder:
+        line = NightLine(
+            Path(folder),
+            {"product": noun},
+            recipe={"synthetic": args.synthetic},
+            min_new_labels=8,
+        )
+        line.label("product", shown)
+        line.keep_good("product", [s.image_path for s in sound[n : n + GOOD]])
+        began, cpu = time.monotonic(), time.process_time()
+        outcome = _night(line)
+        took = f"{time.monotonic() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU"
+        print(f"seed {seed}: {outcome.state.value} in {took}: {outcome.detail[:300]}", flush=True)
+        found: dict[str, float] = {}
+        if outcome.candidate is None or outcome.state.value != "proposed":
+            line.close()
+            return {"refused": 1.0}
+        store = ModelStore(line.models_dir, None)
+        old, new = open_model(None, "cpu"), open_model(store.path_of(outcome.candidate), "cpu")
+        fresh = [*sound[n + GOOD :][:FRESH], *defective[n:][:FRESH]]
+        sets = {"fresh frames": fresh} | {
+            root.name: limit_per_category(read_dataset(root, "mvtec"), 2 * FRESH)
+            for root in args.unseen
+        }
+        for name, samples in sets.items():
+            for when, predictor in (("before", old), ("after", new)):
+                found[f"{name} {when}"] = _auroc(predictor, samples)
+        line.close()
+    print(f"seed {seed}: { ({name: round(100 * v, 1) for name, v in found.items()}) }", flush=True)
+    return found
+
+
+def _samples(product: Path, rng: np.random.Generator) -> tuple[list[Sample], list[Sample]]:
+    """Sound and defective images, shuffled."""
+    found = [s for s in read_dataset(product.parent, "mvtec") if s.category == product.name]
+    found = [found[i] for i in rng.permutation(len(found))]
+    return [s for s in found if not s.is_anomalous], [s for s in found if s.is_anomalous]
+
+
+def _night(line: NightLine) -> Outcome:
+    now = datetime.now(UTC)
+    return run_job(
+        line.engine,
+        line.config,
+        due_utc=now,
+        until_utc=None,
+        now=lambda: datetime.now(UTC),
+        stop=threading.Event(),
+        show=lambda step, done, total: None,
+    )
+
+
+def _auroc(predictor: Predictor, samples: list[Sample]) -> float:
+    scores: dict[bool, list[float]] = {False: [], True: []}
+    for sample in samples:
+        image = load_image(sample.image_path)
+        (score,), _ = predictor.predict([image], [sample.class_name])
+        scores[sample.is_anomalous].append(score)
+    return auroc(scores[False], scores[True])
+
+
+if __name__ == "__main__":
+    main()

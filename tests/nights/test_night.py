@@ -1,0 +1,347 @@
+"""Whole nights on small pictures: what is learnt, and that no night leaves the line worse off."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from night_line import LINE, NightLine, Shown
+from night_pictures import draw
+from safetensors.torch import load_file, save
+
+from daemon.storage import job_runs, models, repository
+from daemon.storage.database import write_transaction
+from daemon.storage.job_runs import JobRun, JobState
+from daemon.training import unseen
+from daemon.training.job import StoppedError, run_job
+from daemon.training.model_store import ModelStore
+from daemon.training.night import STEPS, Outcome
+from daemon.training.night_work import WORK_NAME
+from zsad.backbone import load_backbone
+from zsad.build import build_detector
+from zsad.checkpoint import new_card, read_card, save_checkpoint
+from zsad.config.backbone import BackboneConfig
+from zsad.config.clip_zero_shot import CLIPZeroShotConfig
+from zsad.config.coop import CoOpConfig
+from zsad.config.linear_probe import LinearProbeConfig
+from zsad.config.method import MethodConfig
+
+NOW = datetime(2026, 11, 23, 1, 0, tzinfo=UTC)
+OnStep = Callable[[str, int, int], None]
+
+
+REACHED = [step for step in STEPS if step != "leave out what lost"]
+"""By a night with one product."""
+SOME = ["train", "ask the candidate", "propose"]
+"""Of them; all are killed in earnest below, which takes minutes."""
+
+
+class Killed(BaseException):
+    """Nothing of the night catches it, as nothing catches SIGKILL."""
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plain CLIP scoring on the compact backbone at a side of 96 pixels: a tenth of the time."""
+    return model_of(CLIPZeroShotConfig(), tmp_path_factory.mktemp("small"))
+
+
+def model_of(method: MethodConfig, folder: Path) -> Path:
+    backbone = load_backbone(BackboneConfig(name="compact-v1", image_size=96))
+    detector = build_detector(method, backbone)
+    card = new_card(
+        detector,
+        data=(),
+        metrics={},
+        seed=0,
+        git_revision=None,
+        created=NOW,
+        training_command="none",
+    )
+    save_checkpoint(folder, detector, card)
+    return folder
+
+
+@pytest.fixture
+def line(
+    tmp_path: Path, migrated_file: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[NightLine]:
+    """12 + 12 labelled frames of a product that plain scoring cannot judge, and 12 good ones."""
+    monkeypatch.setattr(unseen, "PROCEDURAL", 6)
+    torch.set_num_threads(1)
+    made = grain_line(tmp_path, migrated_file, small_model)
+    yield made
+    made.close()
+
+
+def grain_line(tmp_path: Path, database: Path, checkpoint: Path, **others: str) -> NightLine:
+    """With `others`, products of the given nouns."""
+    made = NightLine(
+        tmp_path / "line",
+        {"grain": "grain", **others},
+        database=database,
+        checkpoint=checkpoint,
+        recipe={"synthetic": 0, "replay_views": 4, "steps": 3, "batch_size": 4},
+    )
+    ok, ng = (draw(tmp_path / "pictures", 24, is_ng=kind, seed=1) for kind in (False, True))
+    made.label("grain", [Shown(file, False) for file in ok[:12]])
+    made.label("grain", [Shown(file, True) for file in ng[:12]])
+    made.keep_good("grain", ok[12:])
+    return made
+
+
+def quiet(step: str, done: int, total: int) -> None:
+    del step, done, total
+
+
+def night(
+    line: NightLine,
+    *,
+    days: int = 0,
+    show: OnStep = quiet,
+    until: datetime | None = None,
+    stop: threading.Event | None = None,
+) -> Outcome:
+    return run_job(
+        line.engine,
+        line.config,
+        due_utc=NOW + timedelta(days=days),
+        until_utc=until,
+        now=lambda: NOW + timedelta(days=days, minutes=1),
+        stop=stop or threading.Event(),
+        show=show,
+    )
+
+
+def row(line: NightLine, days: int = 0) -> JobRun:
+    with line.engine.connect() as connection:
+        found = job_runs.of_window(connection, LINE, NOW + timedelta(days=days))
+    assert found is not None
+    return found
+
+
+def candidate(line: NightLine) -> str | None:
+    with line.engine.connect() as connection:
+        found = models.candidate(connection, LINE)
+    return None if found is None else found.version
+
+
+def killed_at(wanted: str) -> OnStep:
+    def show(step: str, done: int, total: int) -> None:
+        del done, total
+        if step == wanted:
+            raise Killed
+
+    return show
+
+
+def work_of(line: NightLine) -> Path:
+    (folder,) = (path for path in (line.models_dir / WORK_NAME).iterdir() if path.is_dir())
+    return folder
+
+
+def test_a_night_that_is_killed_again_and_again_proposes_its_model(line: NightLine) -> None:
+    reached: list[str] = []
+
+    for step in SOME:
+        with pytest.raises(Killed):
+            night(line, show=killed_at(step))
+        assert row(line).state == JobState.RUNNING  # nobody could say otherwise
+        assert candidate(line) is None
+    outcome = night(line, show=lambda step, done, total: reached.append(step))
+
+    assert outcome.state == JobState.PROPOSED, outcome
+    assert {"train", "ask the candidate", "thresholds"}.isdisjoint(reached)  # done before
+    assert outcome.candidate == candidate(line)
+    found = row(line)
+    assert (found.state, found.attempts) == (JobState.PROPOSED, 1 + len(SOME))
+    assert "grain is better" in found.detail
+    with line.engine.connect() as connection:
+        (made,) = repository.current_calibrations(connection, str(outcome.candidate))
+    assert made.n_frames >= 12
+    ModelStore(line.models_dir, line.config.model.checkpoint).verify(str(outcome.candidate))
+    assert not [path for path in (line.models_dir / WORK_NAME).iterdir() if path.is_dir()]
+    # the next night has nothing new to learn
+    again = night(line, days=1)
+    assert again.state == JobState.NOTHING
+    assert "0 labels are new" in row(line, 1).detail
+
+
+def test_a_candidate_with_nan_costs_the_night_and_leaves_nothing_behind(line: NightLine) -> None:
+    with pytest.raises(Killed):
+        night(line, show=killed_at("ask the active model"))
+    model = work_of(line) / "model"
+
+    _plant_nan(model)
+    assert night(line).state == JobState.FAILED  # whole by its hash, and still refused
+    assert "NaN" in row(line).detail
+    assert candidate(line) is None
+    assert not model.exists()
+
+
+def test_a_damaged_candidate_is_trained_again(line: NightLine) -> None:
+    with pytest.raises(Killed):
+        night(line, show=killed_at("ask the active model"))
+    weights = work_of(line) / "model" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-7])
+
+    with pytest.raises(Killed):
+        night(line, show=killed_at("ask the active model"))
+
+    assert weights.read_bytes() == whole
+
+
+def _plant_nan(model: Path) -> None:
+    """Weights with a NaN, under a hash that fits them."""
+    import hashlib
+
+    state = load_file(model / "weights.safetensors")
+    state["image_weight"][0, 0] = torch.nan
+    content = save(state)
+    (model / "weights.safetensors").write_bytes(content)
+    card = json.loads((model / "card.json").read_text())
+    card["weights_sha256"] = hashlib.sha256(content).hexdigest()
+    (model / "card.json").write_text(json.dumps(card))
+
+
+def test_a_full_disk_costs_the_night_and_is_told(line: NightLine) -> None:
+    with pytest.raises(Killed):
+        night(line, show=killed_at("ask the active model"))
+    (work_of(line) / ".active.json").symlink_to("/dev/full")
+
+    outcome = night(line)
+
+    assert outcome.state == JobState.FAILED
+    assert "No space left on device" in row(line).detail
+    assert candidate(line) is None
+    assert not [path for path in (line.models_dir / WORK_NAME).iterdir() if path.is_dir()]
+
+
+def test_a_night_ends_with_its_window_and_says_that_it_goes_on(line: NightLine) -> None:
+    outcome = night(line, until=NOW)
+
+    assert outcome.state == JobState.KILLED
+    assert "its window ended" in row(line).detail
+
+
+def test_a_night_ends_when_it_is_told_to(line: NightLine) -> None:
+    stop = threading.Event()
+    stop.set()
+
+    assert night(line, stop=stop).state == JobState.KILLED
+
+
+def test_only_one_night_runs_at_a_time(line: NightLine) -> None:
+    refused: list[Exception] = []
+
+    def another(step: str, done: int, total: int) -> None:
+        del step, done, total
+        try:
+            night(line, days=1)
+        except Exception as error:  # noqa: BLE001 - looked at below
+            refused.append(error)
+        raise StoppedError("enough")
+
+    night(line, show=another)
+
+    assert "another night is running" in str(refused[0])
+
+
+def test_without_both_labels_a_night_does_nothing_and_says_why(
+    tmp_path: Path, migrated_file: Path
+) -> None:
+    line = NightLine(tmp_path / "line", {"grain": "grain"}, database=migrated_file)
+    ok = draw(tmp_path / "pictures", 9, is_ng=False, seed=1)
+    line.label("grain", [Shown(file, False) for file in ok])
+
+    outcome = night(line)
+
+    assert outcome.state == JobState.NOTHING
+    assert "no category has frames labelled OK and NG" in outcome.detail
+    line.close()
+
+
+def test_a_product_that_would_get_worse_stays_as_it_was_while_another_gets_better(
+    tmp_path: Path, migrated_file: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unseen, "PROCEDURAL", 4)
+    line = grain_line(tmp_path, migrated_file, small_model, noise="plate")
+    pictures = draw(tmp_path / "noise", 36, is_ng=False, seed=3)
+    line.label("noise", [Shown(file, number % 2 == 1) for number, file in enumerate(pictures[:24])])
+    line.keep_good("noise", pictures[24:])
+
+    outcome = night(line)
+
+    assert outcome.state == JobState.PROPOSED, outcome
+    store = ModelStore(line.models_dir, small_model)
+    card = read_card(store.path_of(str(outcome.candidate)))
+    assert isinstance(card.method, LinearProbeConfig)
+    assert card.method.products == ("grain",)
+    report = json.loads(str(outcome.report_json))
+    assert any("noise stays as it was" in problem for problem in report["problems"])
+    line.close()
+
+
+@pytest.mark.soak
+def test_a_model_that_can_be_trained_goes_on_with_its_own_method(
+    tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unseen, "PROCEDURAL", 4)
+    torch.set_num_threads(1)
+    checkpoint = model_of(CoOpConfig(context_tokens=2), tmp_path / "coop")
+    line = grain_line(tmp_path, migrated_file, checkpoint)
+
+    outcome = night(line)
+
+    assert outcome.state in (JobState.PROPOSED, JobState.REFUSED), outcome
+    assert str(outcome.candidate).startswith("coop-")
+    assert outcome.candidate != ModelStore(line.models_dir, checkpoint).base_version()
+    line.close()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_sigkill_at_every_step_leaves_the_line_as_it_was(line: NightLine) -> None:
+    child = Path(__file__).with_name("killed_child.py")
+
+    for step in REACHED:
+        killed = subprocess.run([sys.executable, str(child), str(line.file), step], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert candidate(line) is None
+        with line.engine.connect() as connection:
+            assert models.active(connection, LINE) is None
+    whole = [sys.executable, str(child), str(line.file), "none"]
+    done = subprocess.run(whole, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["proposed"]
+    assert row(line).attempts == 1 + len(REACHED)
+
+
+@pytest.mark.soak
+def test_the_night_after_a_promotion_goes_on_from_the_promoted_model(
+    line: NightLine, tmp_path: Path
+) -> None:
+    first = str(night(line).candidate)
+    with write_transaction(line.engine) as connection:
+        models.promote(
+            connection, LINE, first, instead_of=line.base_version, author="ana", reason="", now=NOW
+        )
+    for is_ng in (False, True):
+        more = draw(tmp_path / "more", 9, is_ng=is_ng, seed=9)
+        line.label("grain", [Shown(file, is_ng) for file in more])
+
+    outcome = night(line, days=1)
+
+    assert outcome.state in (JobState.PROPOSED, JobState.REFUSED), outcome
+    assert outcome.candidate not in (None, first)
+    assert outcome.report_json is not None
+    findings = json.loads(outcome.report_json)["findings"]
+    assert any(found["text"].startswith("procedural parts: I-AUROC +0.000") for found in findings)
