@@ -77,7 +77,7 @@ def _send_all(
             started_at = time.monotonic()
             for number, picture in enumerate(pictures):
                 never.wait(max(0.0, started_at + number / args.rate - time.monotonic()))
-                _send(publisher, picture, args.encoding)
+                _send(publisher, picture, args.encoding, has_part_ids=args.part_ids)
                 progress.advance(task)
     except KeyboardInterrupt:
         return True
@@ -86,11 +86,12 @@ def _send_all(
     return False
 
 
-def _send(publisher: Publisher, picture: Picture, encoding: str) -> None:
+def _send(publisher: Publisher, picture: Picture, encoding: str, *, has_part_ids: bool) -> None:
+    part_id = picture.name if has_part_ids else None
     if picture.file_bytes is not None and picture.file_encoding == encoding:
-        publisher.send_encoded(picture.file_bytes, picture.file_encoding)
+        publisher.send_encoded(picture.file_bytes, picture.file_encoding, part_id=part_id)
     else:
-        publisher.send(picture.image)
+        publisher.send(picture.image, part_id=part_id)
 
 
 def _pictures(

@@ -48,6 +48,11 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         help="on the wire; a file that already has it is sent unchanged (default %(default)s)",
     )
     parser.add_argument(
+        "--part-ids",
+        action="store_true",
+        help="file names without suffix become part ids, so that labels find their frames",
+    )
+    parser.add_argument(
         "--wait-subscriber",
         type=_wait,
         default=10.0,

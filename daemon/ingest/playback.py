@@ -24,11 +24,13 @@ class Picture:
     Attributes:
         image: BGR uint8 [H, W, 3].
         file_bytes: The file as it is, and in which encoding; None for videos and other formats.
+        name: Of the image file, without its suffix; None for videos.
     """
 
     image: Pixels
     file_bytes: bytes | None = None
     file_encoding: FileEncoding | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,12 @@ def _read_image(path: Path) -> Picture | Unreadable:
     if image is None:
         return Unreadable(path, "not an image that OpenCV can decode")
     encoding = _ENCODINGS.get(path.suffix.lower())
-    return Picture(np.asarray(image, dtype=np.uint8), None if encoding is None else data, encoding)
+    return Picture(
+        np.asarray(image, dtype=np.uint8),
+        None if encoding is None else data,
+        encoding,
+        path.stem,
+    )
 
 
 def _video_frames(path: Path) -> Iterator[Picture | Unreadable]:

@@ -62,6 +62,25 @@ def test_a_folder_is_a_camera(
     assert capsys.readouterr().out == f"camera cam1: sent 3 frames, epoch {epoch}\n"
 
 
+@pytest.mark.parametrize(
+    ("more", "part_ids"), [(["--part-ids"], ["a", "b", "c"]), ([], [None] * 3)]
+)
+def test_file_names_become_part_ids_if_asked(
+    folder: Path,
+    start_ingest: StartIngest,
+    ipc_endpoints: Iterator[str],
+    more: list[str],
+    part_ids: list[str | None],
+) -> None:
+    endpoint = next(ipc_endpoints)
+    running = start_ingest(SourceConfig(endpoint=endpoint))
+
+    run(str(folder), *options(endpoint, *more))
+    running.wait_for_received(3)
+
+    assert [frame.info.part_id for frame in running.take_all()] == part_ids
+
+
 def test_count_ends_a_loop(
     folder: Path, start_ingest: StartIngest, ipc_endpoints: Iterator[str]
 ) -> None:
