@@ -63,8 +63,8 @@ def set_level(config: LogConfig) -> None:
     """Write lines of another level from now on."""
     root = logging.getLogger()
     root.setLevel(config.level)
-    # Alembic introduces each of its plugins and its context; only its upgrades are news.
-    for chatty in ("alembic.runtime.plugins", "alembic.runtime.migration"):
+    # Alembic introduces each of its plugins and its context, APScheduler each job.
+    for chatty in ("alembic.runtime.plugins", "alembic.runtime.migration", "apscheduler"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

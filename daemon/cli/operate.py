@@ -15,7 +15,9 @@ from rich.markup import escape
 
 from daemon.cli.status_tables import status_tables
 from daemon.config.categories import CategoryConfig
+from daemon.config.frames import FramesConfig
 from daemon.config.line import Config, ShiftConfig
+from daemon.config.training import TrainingConfig
 from daemon.config_file import ConfigFileError, hide_password, load_config, shown
 from daemon.errors import ConfigError
 from daemon.status import (
@@ -117,9 +119,29 @@ def _summary_lines(path: Path, config: Config) -> dict[str, list[str]]:
         "batches": [f"up to {batch.max_batch_size} frames or {batch.max_queue_delay_ms:g} ms"],
         "queue": [f"up to {queue.max_frames} frames, then {queue.drop_policy}"],
         "database": [hide_password(config.storage.url)],
+        "frames": [_frames_line(config.frames)],
+        "training": [_training_line(config.training)],
         "shifts": _shift_hours(config.shifts),
         "run_dir": [str(config.run_dir)],
     }
+
+
+def _frames_line(frames: FramesConfig | None) -> str:
+    if frames is None:
+        return "whole frames are not kept"
+    kept: list[str] = [*frames.keep]
+    if frames.keep_one_ok_of is not None:
+        kept.append(f"one of {frames.keep_one_ok_of} OK")
+    return f"{', '.join(kept)} in {frames.dir} for {frames.days} days"
+
+
+def _training_line(training: TrainingConfig | None) -> str:
+    if training is None:
+        return "off"
+    return (
+        f"every night from {training.window_start:%H:%M} to {training.window_end:%H:%M}, models in "
+        f"{training.models_dir}, promotion {training.promote}"
+    )
 
 
 def _share(rate: float) -> str:
