@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -54,12 +55,13 @@ def test_training_beats_the_untrained_detector_on_a_category_it_never_saw(
     trained: Path, felts: Path
 ) -> None:
     backbone = load_backbone(BackboneConfig(name="compact-v1"))
-    untrained = AAClip(backbone, AAClipConfig(), seed=3).eval()
+    untrained = [AAClip(backbone, AAClipConfig(), seed=seed).eval() for seed in range(3)]
 
     after = _pixel_auroc(load_detector(trained, backbone=backbone).detector, felts)
+    before = [_pixel_auroc(detector, felts) for detector in untrained]
 
     assert after > 0.9
-    assert after > _pixel_auroc(untrained, felts) + 0.05
+    assert after > np.mean(before) + 0.05  # one random direction may point the right way
 
 
 def test_losses_fall(trained: Path) -> None:
