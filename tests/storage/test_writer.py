@@ -123,7 +123,8 @@ def test_a_backlog_leaves_in_full_batches(
 
     sizes = [len(batch) for batch in line.batches]
     assert max(sizes) == BATCH_SIZE
-    assert sum(sizes) == 1 + 2 * BATCH_SIZE
+    stored = [item for batch in line.batches for item in batch if isinstance(item, Inspection)]
+    assert len(stored) == 1 + 2 * BATCH_SIZE  # beside them an event, if they went to the spool
     assert len(sizes) <= 4
 
 
