@@ -17,7 +17,8 @@ from pydantic import AwareDatetime, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from zsad.backbone import Backbone, BackboneError, load_backbone
+from zsad.backbone import Backbone, BackboneError
+from zsad.backbone_loading import load_backbone
 from zsad.build import build_detector
 from zsad.config.backbone import BackboneConfig
 from zsad.config.method import MethodConfig

@@ -13,7 +13,8 @@ import timm
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from zsad.backbone import COMPACT_PREFIX, Backbone, BackboneError, load_backbone
+from zsad.backbone import Backbone, BackboneError
+from zsad.backbone_loading import COMPACT_PREFIX, load_backbone
 from zsad.build import build_detector
 from zsad.config.afr_clip import AFRClipConfig
 from zsad.config.backbone import BackboneConfig

@@ -17,7 +17,8 @@ from typing import Literal, Protocol
 import torch
 from safetensors.torch import save
 
-from zsad.backbone import Backbone, compact_backbone, load_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import compact_backbone, load_backbone
 from zsad.build import build_detector
 from zsad.checkpoint import DataSource, new_card, save_checkpoint
 from zsad.compact import (

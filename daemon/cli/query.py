@@ -4,7 +4,8 @@ import argparse
 import json
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +17,10 @@ from daemon.config.line import Config
 from daemon.core import LossReason, Severity, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from _typeshed import DataclassInstance
+    from sqlalchemy import Connection
 
     from daemon.report.recent import (
         EventFound,
@@ -28,6 +30,18 @@ if TYPE_CHECKING:
         ModelChangeFound,
         NightFound,
     )
+
+Row = TypeVar("Row", bound="DataclassInstance")
+
+
+class Find(Protocol[Row]):
+    """One of the look-ups of `daemon.report.recent`."""
+
+    def __call__(
+        self, connection: "Connection", filters: "Filters", /, *, limit: int
+    ) -> list[Row]:
+        """At most `limit` rows, newest first."""
+        ...
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -76,76 +90,50 @@ def _add_time_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_inspections(args: argparse.Namespace) -> int:
     from daemon.report.recent import recent_inspections
 
-    with open_line(args) as (config, engine), engine.connect() as connection:
-        found = recent_inspections(
-            connection,
-            _filters(args, config),
-            verdict=None if args.verdict is None else Verdict(args.verdict),
-            part_id=args.part,
-            limit=args.limit,
-        )
-    if args.json:
-        _print_json("inspections", found)
-    else:
-        _print_inspections(found, config)
-    return 0
+    verdict = None if args.verdict is None else Verdict(args.verdict)
+    find = partial(recent_inspections, verdict=verdict, part_id=args.part)
+    return _answer(args, "inspections", find, _print_inspections)
 
 
 def _run_losses(args: argparse.Namespace) -> int:
     from daemon.report.recent import recent_losses
 
-    with open_line(args) as (config, engine), engine.connect() as connection:
-        found = recent_losses(
-            connection,
-            _filters(args, config),
-            reason=None if args.reason is None else LossReason(args.reason),
-            limit=args.limit,
-        )
-    if args.json:
-        _print_json("losses", found)
-    else:
-        _print_losses(found, config)
-    return 0
+    reason = None if args.reason is None else LossReason(args.reason)
+    return _answer(args, "losses", partial(recent_losses, reason=reason), _print_losses)
 
 
 def _run_events(args: argparse.Namespace) -> int:
     from daemon.report.recent import recent_events
 
-    with open_line(args) as (config, engine), engine.connect() as connection:
-        found = recent_events(
-            connection,
-            _filters(args, config),
-            severity=None if args.severity is None else Severity(args.severity),
-            limit=args.limit,
-        )
-    if args.json:
-        _print_json("events", found)
-    else:
-        _print_events(found, config)
-    return 0
+    severity = None if args.severity is None else Severity(args.severity)
+    return _answer(args, "events", partial(recent_events, severity=severity), _print_events)
 
 
 def _run_models(args: argparse.Namespace) -> int:
     from daemon.report.recent import recent_model_changes
 
-    with open_line(args) as (config, engine), engine.connect() as connection:
-        found = recent_model_changes(connection, _filters(args, config), limit=args.limit)
-    if args.json:
-        _print_json("models", found)
-    else:
-        _print_models(found, config)
-    return 0
+    return _answer(args, "models", recent_model_changes, _print_models)
 
 
 def _run_nights(args: argparse.Namespace) -> int:
     from daemon.report.recent import recent_nights
 
+    return _answer(args, "nights", recent_nights, _print_nights)
+
+
+def _answer(
+    args: argparse.Namespace,
+    name: str,
+    find: "Find[Row]",
+    show: "Callable[[list[Row], Config], None]",
+) -> int:
+    """Find the rows and print them, as a table or as JSON under `name`."""
     with open_line(args) as (config, engine), engine.connect() as connection:
-        found = recent_nights(connection, _filters(args, config), limit=args.limit)
+        found = find(connection, _filters(args, config), limit=args.limit)
     if args.json:
-        _print_json("nights", found)
+        _print_json(name, found)
     else:
-        _print_nights(found, config)
+        show(found, config)
     return 0
 
 

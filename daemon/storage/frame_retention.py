@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, Select, delete, func, select
 from daemon.config.frames import FramesConfig
 from daemon.core import Event, EventKind, Severity, Verdict
 from daemon.errors import StorageError
+from daemon.storage.chunks import Chunks, Work
 from daemon.storage.database import write_transaction
 from daemon.storage.frame_files import THRESHOLD_FRAMES, is_protected
 from daemon.storage.frame_folder import frames_of, locate
@@ -75,7 +76,7 @@ class FrameRetention:
         self._now = now
         self._clock = clock
         self._age_at = self._budget_at = clock() + FIRST_S
-        self._work: Iterator[Event | None] | None = None
+        self._chunks = Chunks(self._due_work)
 
     def step(self) -> Sequence[Event]:
         """One chunk, if there is work; what the diary should say.
@@ -83,17 +84,9 @@ class FrameRetention:
         Raises:
             DBAPIError: The database refused; the rest of the work waits for its next time.
         """
-        if self._work is None:
-            self._work = self._due_work()
-        work, self._work = self._work, None  # given up, should it raise
-        if work is None:
-            return ()
-        for event in work:
-            self._work = work
-            return () if event is None else (event,)
-        return ()
+        return self._chunks.step()
 
-    def _due_work(self) -> Iterator[Event | None] | None:
+    def _due_work(self) -> Work | None:
         now = self._clock()
         if now >= self._age_at:
             self._age_at, self._budget_at = now + AGE_EVERY_S, now + BUDGET_EVERY_S
@@ -103,7 +96,7 @@ class FrameRetention:
             return self._by_budget()
         return None
 
-    def _by_age(self) -> Iterator[Event | None]:
+    def _by_age(self) -> Work:
         oldest = self._now() - timedelta(days=self._config.days)
         yield from self._remove(prune(self._engine, self._config.dir, self._line, oldest))
         for _ in sweep(self._engine, self._config.dir, self._line, oldest):
@@ -118,14 +111,14 @@ class FrameRetention:
             )
             yield Event(EventKind.FRAMES_NOT_KEPT, Severity.WARNING, self._now(), detail)
 
-    def _by_budget(self) -> Iterator[Event | None]:
+    def _by_budget(self) -> Work:
         with self._engine.connect() as connection:
             excess = used_bytes(connection, self._line) - self._config.max_bytes
         if excess > 0:
             chunks = shrink(self._engine, self._config.dir, self._line, excess, self._now())
             yield from self._remove(chunks)
 
-    def _remove(self, chunks: Iterator[Removed]) -> Iterator[Event | None]:
+    def _remove(self, chunks: Iterator[Removed]) -> Work:
         removed: Counter[str] = Counter()
         for chunk in chunks:
             removed[f"{chunk.verdict} whole frames"] += chunk.count

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, text
 from daemon.config.retention import RetentionConfig
 from daemon.core import Event, EventKind, Severity
 from daemon.storage import frame_columns, partitions, retention
+from daemon.storage.chunks import Chunks, Work
 from daemon.storage.database import write_transaction
 from daemon.storage.forecast import Forecast, forecast, used_bytes
 
@@ -52,7 +53,7 @@ class Housekeeper:
         self._clock = clock
         self._next_at = clock() + FIRST_PRUNE_S
         self._next_hours_at = self._next_at
-        self._work: Iterator[Event | None] | None = self._prepare_days()
+        self._chunks = Chunks(self._due_work, first=self._prepare_days())
 
     def step(self) -> Sequence[Event]:
         """One chunk, if there is work; what the diary should say.
@@ -60,25 +61,19 @@ class Housekeeper:
         Raises:
             DBAPIError: The database refused; the rest of the work waits for the next day.
         """
-        if self._work is None:
-            now_s = self._clock()
-            if now_s >= self._next_at:
-                self._next_at = now_s + EVERY_S
-                self._work = chain(self._prepare_days(), self._prune(), self._forecast())
-            elif now_s >= self._next_hours_at:
-                self._next_hours_at = now_s + HOURS_EVERY_S
-                self._work = frame_columns.keep_hours(
-                    self._engine, self._line, self._now() - HOUR_REST
-                )
-            else:
-                return ()
-        work, self._work = self._work, None  # given up, should it raise
-        for event in work:
-            self._work = work
-            return () if event is None else (event,)
-        return ()
+        return self._chunks.step()
 
-    def _prepare_days(self) -> Iterator[Event | None]:
+    def _due_work(self) -> Work | None:
+        now_s = self._clock()
+        if now_s >= self._next_at:
+            self._next_at = now_s + EVERY_S
+            return chain(self._prepare_days(), self._prune(), self._forecast())
+        if now_s >= self._next_hours_at:
+            self._next_hours_at = now_s + HOURS_EVERY_S
+            return frame_columns.keep_hours(self._engine, self._line, self._now() - HOUR_REST)
+        return None
+
+    def _prepare_days(self) -> Work:
         if self._engine.dialect.name != "postgresql":
             return
         with write_transaction(self._engine) as connection:
@@ -90,7 +85,7 @@ class Housekeeper:
             )
             yield self._event(EventKind.PARTITION_MISSED, Severity.ALARM, detail)
 
-    def _prune(self) -> Iterator[Event | None]:
+    def _prune(self) -> Work:
         removed: Counter[str] = Counter()
         for chunk in remove(self._engine, self._config, self._now()):
             removed[f"{chunk.verdict} {chunk.what}"] += chunk.count
@@ -102,7 +97,7 @@ class Housekeeper:
         for _ in give_back(self._engine):
             yield None
 
-    def _forecast(self) -> Iterator[Event | None]:
+    def _forecast(self) -> Work:
         with self._engine.connect() as connection:
             found = forecast(connection, self._config, self._now())
         if found.days is not None and found.days < self._config.warn_full_days:

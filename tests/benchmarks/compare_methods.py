@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from zsad.backbone import Backbone, load_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import load_backbone
 from zsad.build import build_detector
 from zsad.config.backbone import BackboneConfig
 from zsad.config.clip_zero_shot import CLIPZeroShotConfig

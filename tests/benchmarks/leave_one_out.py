@@ -31,7 +31,8 @@ from pydantic import TypeAdapter
 from reference_mode import by_category, cell, look, mean_of, measure, say
 from torch import Tensor, nn
 
-from zsad.backbone import Backbone, compact_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import compact_backbone
 from zsad.build import build_detector
 from zsad.compact import DEFAULT_COMPACT, SPECS, lay_out_clip
 from zsad.compact_fit import FitRecipe, describe_views, fit_compact

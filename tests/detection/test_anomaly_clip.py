@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsad.backbone import Backbone, load_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import load_backbone
 from zsad.config.anomaly_clip import AnomalyCLIPConfig
 from zsad.config.backbone import BackboneConfig
 from zsad.methods.anomaly_clip import AnomalyCLIP

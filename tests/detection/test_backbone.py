@@ -9,7 +9,8 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
-from zsad.backbone import Backbone, BackboneError, load_backbone
+from zsad.backbone import Backbone, BackboneError
+from zsad.backbone_loading import load_backbone
 from zsad.config.backbone import BackboneConfig
 
 SENTENCES = ["a photo of a damaged screw.", "wood.", "a very long phrase with many words in it."]

@@ -13,7 +13,8 @@ from open_clip.model import CLIP
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from zsad.backbone import Backbone, load_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import load_backbone
 from zsad.build import build_detector
 from zsad.checkpoint import load_detector, new_card, save_checkpoint
 from zsad.config.backbone import BackboneConfig

@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from zsad.backbone import Backbone, load_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import load_backbone
 from zsad.checkpoint import (
     CARD_NAME,
     WEIGHTS_NAME,

@@ -7,7 +7,8 @@ from object_agnostic import assert_checkpoint_round_trip, batch_of, vit_l14_336
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsad.backbone import Backbone, load_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import load_backbone
 from zsad.build import build_detector
 from zsad.config.backbone import BackboneConfig
 from zsad.config.cocoop import CoCoOpConfig

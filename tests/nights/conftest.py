@@ -84,7 +84,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders base, a and b, a model each on one tiny backbone; other_base is on another."""
     from night_models import save_backbone, save_model  # torch, which most nights do not need
 
-    from zsad.backbone import load_backbone
+    from zsad.backbone_loading import load_backbone
 
     folder = tmp_path_factory.mktemp("made")
     backbone = load_backbone(save_backbone(folder / "backbone"))

@@ -23,7 +23,7 @@ from daemon.training.job import StoppedError, run_job
 from daemon.training.model_store import ModelStore
 from daemon.training.night import STEPS, Outcome
 from daemon.training.night_work import WORK_NAME
-from zsad.backbone import load_backbone
+from zsad.backbone_loading import load_backbone
 from zsad.build import build_detector
 from zsad.checkpoint import new_card, read_card, save_checkpoint
 from zsad.config.backbone import BackboneConfig

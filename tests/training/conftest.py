@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from open_clip.model import CLIP
 
-from zsad.backbone import Backbone, load_backbone
+from zsad.backbone import Backbone
+from zsad.backbone_loading import load_backbone
 from zsad.config.backbone import BackboneConfig
 
 

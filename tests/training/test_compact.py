@@ -12,7 +12,8 @@ import torch
 from open_clip.transformer import VisionTransformer
 
 from zsad import compact, compact_stem
-from zsad.backbone import Backbone, BackboneError, load_backbone
+from zsad.backbone import Backbone, BackboneError
+from zsad.backbone_loading import load_backbone
 from zsad.compact import DEFAULT_COMPACT, SPECS, WEIGHTS_FOLDER, build_compact_clip
 from zsad.compact_blocks import LOOKS, MEANS, MEANS_GAIN, MEANS_OF_SCALE, POOLED, SEEN
 from zsad.compact_stem import (

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from daemon.cli.main import main
 from daemon.cli.output import Advance
-from zsad.backbone import load_backbone
+from zsad.backbone_loading import load_backbone
 from zsad.checkpoint import CARD_NAME, load_detector, read_card
 from zsad.config.aa_clip import AAClipConfig
 from zsad.config.backbone import BackboneConfig

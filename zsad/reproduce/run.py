@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zsad.backbone import load_backbone
+from zsad.backbone_loading import load_backbone
 from zsad.build import build_detector
 from zsad.checkpoint import load_detector
 from zsad.config.method import MethodConfig
