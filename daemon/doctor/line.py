@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import zmq
+from sqlalchemy import Engine
 
 from daemon.config.line import Config
 from daemon.config.security import SecurityConfig
@@ -75,15 +76,21 @@ def _database(config: Config, folder: Path, secrets: Mapping[str, str]) -> Itera
         yield fail("database", str(error), "correct storage.url, or start the database server")
         return
     try:
-        current, newest = revision.current_revision(engine), revision.newest_revision()
+        yield _schema(engine)
     finally:
         engine.dispose()
+
+
+def _schema(engine: Engine) -> Finding:
+    """Whether a start would take the database as it is."""
     shown = engine.url.render_as_string(hide_password=True)
-    if current == newest:
-        yield ok("database", f"{shown}, revision {current}")
-    else:
-        text = f"{shown} has revision {current or 'none'}, this zsad needs {newest}"
-        yield warn("database", text, "back up, then run `zsad db upgrade`; a start does it too")
+    if revision.is_built_at_start(engine):
+        return ok("database", f"{shown} is empty (built at the first start)")
+    try:
+        revision.require_current(engine)
+    except StorageError as error:
+        return fail("database", str(error), "the daemon does not start before that")
+    return ok("database", f"{shown}, revision {revision.newest_revision()}")
 
 
 def _disk(folder: Path) -> Finding:

@@ -27,9 +27,14 @@ def prepare(engine: Engine) -> None:
     Raises:
         StorageError: As in `require_current`.
     """
-    if engine.dialect.name == "sqlite" and not inspect(engine).get_table_names():
+    if is_built_at_start(engine):
         upgrade(engine)
     require_current(engine)
+
+
+def is_built_at_start(engine: Engine) -> bool:
+    """Whether `prepare` builds the tables itself: a SQLite file without any."""
+    return engine.dialect.name == "sqlite" and not inspect(engine).get_table_names()
 
 
 def require_current(engine: Engine) -> None:
