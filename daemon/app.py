@@ -38,7 +38,7 @@ INGEST_STOP_S = 10.0
 INSPECTION_STOP_S = 40.0
 PICTURES_STOP_S = 10.0
 FRAMES_STOP_S = 10.0
-RECEIVER_STOP_S = 12.0
+RECEIVER_STOP_S = 5.0
 WRITER_STOP_S = 20.0
 DATABASE_AWAY = "the database takes no results: they wait in the spool"
 
@@ -242,7 +242,7 @@ class _Line:
             worker.request_stop()
             if not self._join(worker, limit_s):
                 logger.error("thread did not stop", extra={"worker": worker.name})
-                failed = True
+                failed = failed or not worker.may_be_left
             failed = failed or worker.error is not None
         parts.receivers.close()
         if parts.models is not None:

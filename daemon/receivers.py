@@ -25,8 +25,8 @@ from daemon.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-MAX_AGE_S = 45.0
-"""The watchdog's patience: one delivery may wait for a broker and for its confirmation."""
+MAX_AGE_S = 25.0
+"""The watchdog's patience with the socket of the gates."""
 
 Note = Callable[[EventKind, str, Severity], None]
 
@@ -167,16 +167,19 @@ class Receivers:
             send=send,
             on_alarm=partial(self._report, EventKind.OUTPUT_FAILS, Severity.ALARM),
             on_recovery=partial(self._report, EventKind.OUTPUT_RECOVERED, Severity.INFO),
-            beat=self._health.watch(name, MAX_AGE_S).beat,
         )
         self._deliveries.append(delivery)
-        self._add_worker(name, delivery.run)
+        self._add_worker(name, delivery.run, may_be_left=True)  # it may wait for an answer
 
     def _report(self, kind: EventKind, severity: Severity, detail: str) -> None:
         self._note(kind, detail, severity)
 
-    def _add_worker(self, name: str, target: Callable[[threading.Event], None]) -> None:
-        self._workers.append(Worker(name, target, on_failure=self._on_failure))
+    def _add_worker(
+        self, name: str, target: Callable[[threading.Event], None], *, may_be_left: bool = False
+    ) -> None:
+        self._workers.append(
+            Worker(name, target, on_failure=self._on_failure, may_be_left=may_be_left)
+        )
 
 
 def _reveal(value: SecretStr | None, secrets: Mapping[str, str], key: str) -> str | None:

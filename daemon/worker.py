@@ -11,6 +11,8 @@ class Worker:
     """Runs `target(stop)` in a thread of its own until `stop` is set.
 
     Attributes:
+        may_be_left: Whether an orderly stop may leave it behind: what it has not done yet is done
+            after the next start.
         error: What killed it; None while it runs and after an orderly end.
     """
 
@@ -20,9 +22,11 @@ class Worker:
         target: Callable[[threading.Event], None],
         *,
         on_failure: Callable[[], None],
+        may_be_left: bool = False,
     ) -> None:
         """`on_failure` is called once, in the dying thread."""
         self.name = name
+        self.may_be_left = may_be_left
         self.error: BaseException | None = None
         self._stop = threading.Event()
         self._target = target

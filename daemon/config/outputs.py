@@ -66,7 +66,7 @@ class WebhookConfig(Section):
     Attributes:
         token: Sent as `Authorization: Bearer`.
         verdicts: Only these are sent.
-        timeout_s: How long one request may take.
+        timeout_s: How long to wait for the server at each step of a request.
     """
 
     url: Annotated[str, AfterValidator(_web_url)]

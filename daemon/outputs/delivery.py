@@ -2,7 +2,8 @@
 
 The database is the outbox: a cursor there says up to which inspection the receiver has confirmed,
 so a crash, a restart or a week without network loses nothing, and inspection never waits. What a
-receiver gets twice has the same `inspection_id`.
+receiver gets twice has the same `inspection_id`. The watchdog does not look at these threads: how
+long a receiver takes to answer is not the daemon's health, and a restart would not cure it.
 """
 
 import logging
@@ -69,7 +70,6 @@ class Delivery:
         send: Callable[[Sequence[VerdictMessage]], None],
         on_alarm: Callable[[str], None],
         on_recovery: Callable[[str], None],
-        beat: Callable[[], None],
         idle_wait_s: float = IDLE_WAIT_S,
         first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
@@ -79,7 +79,6 @@ class Delivery:
             send: Returns once the receiver has confirmed all, else raises NotDeliveredError.
             on_alarm: Told once, after ALARM_AFTER_FAILURES failures in a row.
             on_recovery: Told at the first success after an alarm.
-            beat: Called at least once a second.
         """
         self.name = name
         self.delivered = 0
@@ -88,7 +87,6 @@ class Delivery:
         self._send = send
         self._on_alarm = on_alarm
         self._on_recovery = on_recovery
-        self._beat = beat
         self._idle_wait_s = idle_wait_s
         self._first_retry_s = first_retry_s
         self._warnings = RateLimitedLog(logger)
@@ -96,14 +94,13 @@ class Delivery:
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop` is set; the rest is delivered after the next start."""
         while not stop.is_set():
-            self._beat()
             page = self._outbox.next_page()
             if page is None:
                 stop.wait(self._idle_wait_s)
             elif self._deliver(page):
                 self._outbox.confirm(page.last_id)
             else:
-                self._wait(stop)
+                stop.wait(min(self._first_retry_s * 2 ** min(self.failures - 1, 10), LAST_RETRY_S))
 
     def _deliver(self, page: Page) -> bool:
         try:
@@ -126,10 +123,3 @@ class Delivery:
         self.failures = 0
         self.delivered += len(page.messages)
         return True
-
-    def _wait(self, stop: threading.Event) -> None:
-        """Back off, doubling up to LAST_RETRY_S, in steps that show life."""
-        left_s = min(self._first_retry_s * 2 ** min(self.failures - 1, 10), LAST_RETRY_S)
-        while left_s > 0 and not stop.wait(min(left_s, 1.0)):
-            left_s -= 1.0
-            self._beat()

@@ -1,8 +1,11 @@
 """Verdicts leave the running daemon: at once to a gate, and after the commit to a web server."""
 
 import json
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -72,3 +75,35 @@ def test_a_gate_and_a_web_server_hear_every_verdict(line: Line) -> None:
     assert [(said["seq"], said["verdict"]) for said in gated] == [
         (seq, "LEARNING") for seq in range(FRAMES)
     ]
+
+
+@pytest.mark.soak
+def test_a_web_server_that_never_answers_neither_restarts_nor_spoils_the_daemon(
+    line: Line,
+) -> None:
+    """It holds each request longer than the watchdog is patient with a thread."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        line.settings["outputs"] = {
+            "webhook": {
+                "url": f"http://127.0.0.1:{silent.getsockname()[1]}/",
+                "verdicts": ["LEARNING"],
+                "timeout_s": 60,
+            }
+        }
+        line.settings["http"] = {"listen": f"127.0.0.1:{free_port()}"}
+        line.start()
+        with FramePublisher(line.endpoint, "cam2", category="tile", mode="connect") as camera:
+            assert camera.wait_for_subscriber(10)
+            camera.send(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+            wait_until(lambda: line.count("SELECT count(*) FROM inspection") == 1, "the row")
+        for _ in range(50):
+            time.sleep(1)
+            with urlopen(f"http://{line.settings['http']['listen']}/livez") as answer:
+                assert answer.status == 200
+        assert line.stop() == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port

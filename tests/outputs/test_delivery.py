@@ -55,7 +55,6 @@ def test_every_message_arrives_in_order_whatever_fails(outcomes: list[bool]) -> 
         send=send,
         on_alarm=told.append,
         on_recovery=told.append,
-        beat=lambda: None,
         first_retry_s=0.0,
     )
     delivery.run(stop)
@@ -78,7 +77,6 @@ def test_one_alarm_after_repeated_failure_and_one_recovery() -> None:
         send=send,
         on_alarm=lambda text: told.append(("alarm", text)),
         on_recovery=lambda text: told.append(("recovery", text)),
-        beat=lambda: None,
         first_retry_s=0.0,
     ).run(stop)
 
