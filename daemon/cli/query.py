@@ -37,9 +37,7 @@ Row = TypeVar("Row", bound="DataclassInstance")
 class Find(Protocol[Row]):
     """One of the look-ups of `daemon.report.recent`."""
 
-    def __call__(
-        self, connection: "Connection", filters: "Filters", /, *, limit: int
-    ) -> list[Row]:
+    def __call__(self, connection: "Connection", filters: "Filters", /, *, limit: int) -> list[Row]:
         """At most `limit` rows, newest first."""
         ...
 
