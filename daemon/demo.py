@@ -53,7 +53,7 @@ class DemoPlan:
     Attributes:
         out: New folder for configuration, database, log and report.
         rate_hz: Frames per second of each camera.
-        judged_frames: Frames of each camera after the LEARN_FRAMES it calibrates on.
+        judged_frames: Frames of each camera after those it learns from.
     """
 
     out: Path
@@ -89,6 +89,11 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
         config_path = _write_config(plan.out, Path(sockets), cameras)
         config = load_config(config_path)
         console.print(f"Configuration: {config_path}")
+        for camera in cameras:
+            known = f"{camera.references} good parts as references" if camera.references else ""
+            console.print(
+                f"{camera.category}: {known or 'zero-shot'}, {LEARN_FRAMES} for thresholds"
+            )
         with (plan.out / "daemon.log").open("wb") as log:
             daemon = subprocess.Popen(
                 [sys.executable, "-m", "daemon", "run", "--config", str(config_path)],
@@ -126,12 +131,14 @@ def _write_config(out: Path, sockets: Path, cameras: Sequence[DemoCamera]) -> Pa
         "categories": {
             camera.category: {
                 "class_name": camera.class_name,
+                "references": camera.references,
                 "learn_frames": LEARN_FRAMES,
                 "review_rate": 0.10,
                 "ng_rate": 0.02,
             }
             for camera in cameras
         },
+        "model": {"references_dir": "references"},
         "storage": {"url": "sqlite:///zsad.db"},
         "http": {"listen": "off"},  # a daemon on this machine may hold the port
         "shifts": [
@@ -250,11 +257,11 @@ def live_table(status: StatusSnapshot, config: Config, total: int) -> Table:
 
 def _latency_caption(status: StatusSnapshot) -> str:
     if status.latency_p50_s is None or status.latency_p99_s is None:
-        return f"learning on the first {LEARN_FRAMES} good frames of each category"
+        return "learning from the first good parts of each camera"
     return (
         f"frame to verdict p50 {status.latency_p50_s * 1000:.0f} ms, "
         f"p99 {status.latency_p99_s * 1000:.0f} ms; queue {status.queue_frames}; "
-        f"batches of {status.batch_mean or 0:.1f}; first {LEARN_FRAMES} of a camera: LEARNING"
+        f"batches of {status.batch_mean or 0:.1f}; a camera's first good parts: LEARNING"
     )
 
 

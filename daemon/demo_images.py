@@ -10,6 +10,10 @@ from pathlib import Path
 
 from daemon.errors import ConfigError
 
+REFERENCES = 16
+PARTS_MEANWHILE = 24
+"""Good parts that pass while a bank is learnt from the references; they make no thresholds."""
+
 
 @dataclass(frozen=True, slots=True)
 class DemoFrame:
@@ -21,19 +25,28 @@ class DemoFrame:
 
 @dataclass(frozen=True, slots=True)
 class DemoCamera:
-    """What one camera publishes, in order: first known good parts, then a mix."""
+    """What one camera publishes, in order: first known good parts, then a mix.
+
+    Attributes:
+        references: Good parts of which its category learns what the product looks like; 0 is
+            pure zero-shot.
+    """
 
     name: str
     category: str
     class_name: str
+    references: int
     frames: tuple[DemoFrame, ...]
 
 
 def demo_cameras(*, learn_frames: int, judged_frames: int) -> tuple[DemoCamera, ...]:
-    """Two cameras on fabric, one with local and one with global defects.
+    """Two cameras on fabric: local defects zero-shot, global ones with references.
+
+    A piece of another weave is no defect to somebody who never saw the fabric.
 
     Args:
-        learn_frames: Good parts that each camera shows first.
+        learn_frames: Good parts for thresholds that each camera shows first, after those for
+            references.
         judged_frames: Parts that follow, good and defective in turn.
 
     Raises:
@@ -46,21 +59,16 @@ def demo_cameras(*, learn_frames: int, judged_frames: int) -> tuple[DemoCamera, 
             "the demo images are missing; install them with: pip install conformal-clip-data==0.1.4"
         ) from error
     nominal = sorted(Path(textile.nominal_dir()).glob("*.jpg"))
-    good_each = learn_frames + (judged_frames + 1) // 2
     cameras = []
-    for number, (kind, folder) in enumerate(
-        (("local", textile.local_dir()), ("global", textile.global_dir()))
+    for number, (kind, folder, references) in enumerate(
+        (("local", textile.local_dir(), 0), ("global", textile.global_dir(), REFERENCES))
     ):
-        good = nominal[number * good_each : (number + 1) * good_each]
-        defective = sorted(Path(folder).glob("*.jpg"))[: judged_frames // 2]
-        if len(good) < good_each or len(defective) < judged_frames // 2:
-            raise ConfigError(
-                f"--frames {judged_frames} is more than the demo images allow "
-                f"({len(nominal)} good, {len(defective)} with {kind} defects)"
-            )
-        learn = [DemoFrame(path, is_anomalous=False) for path in good[:learn_frames]]
+        first = learn_frames + (references + PARTS_MEANWHILE if references else 0)
+        good = _spread(nominal[number::2], first + (judged_frames + 1) // 2)
+        defective = _spread(sorted(Path(folder).glob("*.jpg")), judged_frames // 2)
+        learn = [DemoFrame(path, is_anomalous=False) for path in good[:first]]
         judged = _in_turn(
-            [DemoFrame(path, is_anomalous=False) for path in good[learn_frames:]],
+            [DemoFrame(path, is_anomalous=False) for path in good[first:]],
             [DemoFrame(path, is_anomalous=True) for path in defective],
         )
         cameras.append(
@@ -68,10 +76,21 @@ def demo_cameras(*, learn_frames: int, judged_frames: int) -> tuple[DemoCamera, 
                 name=f"cam-{kind}",
                 category=f"fabric-{kind}",
                 class_name="woven fabric",
+                references=references,
                 frames=(*learn, *judged),
             )
         )
     return tuple(cameras)
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    """`count` of the images, evenly over all of them: neighbours were made alike."""
+    if count > len(paths):
+        raise ConfigError(
+            f"--frames asks for {count} images of {paths[0].parent.name}, there are {len(paths)}: "
+            "take fewer"
+        )
+    return [paths[index * len(paths) // count] for index in range(count)]
 
 
 def _in_turn(good: list[DemoFrame], defective: list[DemoFrame]) -> list[DemoFrame]:
