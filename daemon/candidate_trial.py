@@ -146,7 +146,11 @@ class CandidateTrial:
                 version,
                 instead_of=status.version,
                 author=AUTHOR,
-                reason=f"its verdicts on live frames stayed in their band: {rates}",
+                reason=(
+                    f"its verdicts on live frames stayed in their band: {rates}"
+                    if shadowed
+                    else "no live frames were asked for (training.shadow_frames)"
+                ),
                 now=now,
             )
         self._health.count_event(Severity.INFO)

@@ -28,8 +28,9 @@ from daemon.model_watch import ModelWatch
 from daemon.status import ModelStatus
 from daemon.storage import models, repository
 from daemon.storage.database import write_transaction
-from daemon.storage.models import ActiveModel, Candidate, ModelChangeKind
+from daemon.storage.models import ActiveModel, Candidate
 from daemon.training.model_store import ModelStore
+from daemon.training.old_models import remove_old_models
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,7 @@ class ModelKeeper:
     def between(self, is_idle: bool) -> None:
         """Between two batches: change the model, or give the candidate a moment."""
         self._swap.take_over()
-        if is_idle:
-            self._shadow.step()
+        self._shadow.step(is_idle=is_idle)
 
     def close(self) -> None:
         """Wait for what is being loaded."""
@@ -182,23 +182,12 @@ class ModelKeeper:
         logger.info("model changed", extra={"model": version, "before": old.version})
         self._loader.hand_out(version)
         self._loader.put_away(old)
-        self._prune(now)
-
-    def _prune(self, now: datetime) -> None:
-        """Make room: only what may be needed again stays on the disk."""
-        line = self._config.line
-        with self._engine.connect() as connection:
-            active, waiting = models.active(connection, line), models.candidate(connection, line)
-        keep = {self._slot.version}
-        keep |= {active.version, active.previous} if active is not None else set()
-        keep |= {waiting.version} if waiting is not None else set()
-        try:
-            gone = self._store.prune(keep, self._training.keep_versions)
-        except OSError as error:
-            logger.warning("models not removed", extra={"error": str(error)})
-            return
-        reason = f"training.keep_versions is {self._training.keep_versions}"
-        for version in gone:
-            with write_transaction(self._engine) as connection:
-                kind = ModelChangeKind.REMOVED
-                models.note_files(connection, line, kind, version, "daemon", reason, now)
+        remove_old_models(
+            self._engine,
+            self._config.line,
+            self._store,
+            self._training.keep_versions,
+            author="daemon",
+            now=now,
+            running=version,
+        )

@@ -1,5 +1,6 @@
 """Loads models of the store in a thread of its own; they share the backbone that is loaded."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -54,8 +55,8 @@ class ModelLoader:
         """Forget and close the others."""
         for version in [name for name in self._loading if name not in wanted]:
             loading = self._loading.pop(version)
-            if loading.done() and loading.exception() is None:
-                self.put_away(loading.result())
+            if not loading.cancel():  # it was begun, and is done before what is submitted now
+                self._thread.submit(_close_loaded, loading)
 
     def put_away(self, model: LoadedModel) -> None:
         """Close a model that nobody uses any more, without waiting for that."""
@@ -83,6 +84,11 @@ class ModelLoader:
             self._beat()
         else:
             self._shadow.after_pass()
+
+
+def _close_loaded(loading: Future[LoadedModel]) -> None:
+    with contextlib.suppress(ModelError):
+        loading.result().close()
 
 
 def versions_of(model: LoadedModel, categories: Mapping[str, object]) -> dict[str, str]:

@@ -126,9 +126,17 @@ class Schedule:
         guard = LatencyGuard(self._health.latencies().latest_s, self._training.max_latency_ratio)
         logger.info("night begins", extra={"ends_utc": night.end_utc})
         command = [sys.executable, "-m", "daemon", "train", "nightly", "--config"]
-        child = subprocess.Popen(  # noqa: S603 - this very program
-            [*command, str(self._config_file)], stdout=subprocess.DEVNULL, start_new_session=True
-        )
+        try:
+            child = subprocess.Popen(  # noqa: S603 - this very program
+                [*command, str(self._config_file)],
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory, no more processes
+            logger.exception("night not started")
+            words = f"its process could not be started: {error.strerror}"
+            self._note_end(night, JobState.FAILED, words)
+            return
         try:
             self._watch(child, night, guard)
         finally:

@@ -188,9 +188,8 @@ def _queued_as_json(queued: "Queued") -> dict[str, object]:
 def _print_labels(found: "Sequence[Labelled]", config: Config) -> None:
     from daemon.report.words import clean
 
-    columns = ("id", f"labelled ({config.timezone})", "label", "verdict", "defect", "mask", "by")
-    table = _table(*columns, "from")
-    table.add_column("part or note", overflow="fold")
+    columns = ("id", "labelled", "label", "verdict", "defect", "mask", "by", "from")
+    table = _table(*columns, last="part or note", caption=f"times of {config.timezone}")
     for row in found:
         label = row.label
         cells = (
@@ -211,15 +210,16 @@ def _print_labels(found: "Sequence[Labelled]", config: Config) -> None:
 def _print_queue(found: "Sequence[Queued]", config: Config) -> None:
     from daemon.report.words import clean, score
 
-    table = _table("id", f"received ({config.timezone})", "camera", "category", "verdict", "score")
+    columns: tuple[str, ...] = ("id", "received", "camera", "category", "verdict", "score")
+    caption = f"times of {config.timezone}"
     if config.frames is not None:
-        table.add_column("whole frame")
-    table.add_column("why", overflow="fold")
+        columns, caption = (*columns, "frame"), f"{caption}; frame: whether all of it was kept"
+    table = _table(*columns, last="why", caption=caption)
     for queued in found:
         frame = queued.frame
         cells = (
             str(frame.inspection_id),
-            f"{frame.received_utc.astimezone(config.zone):%Y-%m-%d %H:%M}",
+            f"{frame.received_utc.astimezone(config.zone):%m-%d %H:%M}",
             frame.camera,
             frame.category,
             frame.verdict,
@@ -231,8 +231,10 @@ def _print_queue(found: "Sequence[Queued]", config: Config) -> None:
     Console().print(table if table.row_count else "nothing to label: no frame with a picture")
 
 
-def _table(*names: str) -> Table:
-    table = Table()
+def _table(*names: str, last: str, caption: str) -> Table:
+    """Narrow columns in one line each; the last has what is left of the terminal."""
+    table = Table(caption=caption, caption_justify="left")
     for name in names:
-        table.add_column(name)
+        table.add_column(name, no_wrap=name not in ("from", "labelled"), overflow="fold")
+    table.add_column(last, overflow="fold")
     return table

@@ -4,7 +4,6 @@ import argparse
 import getpass
 import json
 import sys
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,14 +225,7 @@ def _run_import(args: argparse.Namespace) -> int:
 
     with open_line(args, may_create=True) as (config, engine):
         store = store_of(config)
-        try:
-            store.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ModelError(
-                f"training.models_dir {store.folder} cannot be written: {error.strerror}"
-            ) from error
-        with tempfile.TemporaryDirectory(dir=store.folder, prefix=".import-") as scratch:
-            folder = Path(scratch)
+        with store.scratch() as folder:
             version = read_bundle(args.bundle, folder)
             refuse_other_backbone(store, folder)
             try_model(folder, version, config.model.device)

@@ -17,7 +17,7 @@ from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from daemon.training.night import Outcome
+    from daemon.training.night_end import Outcome
     from daemon.training.window import Night
 
 NAME = "train nightly"

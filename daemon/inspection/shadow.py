@@ -2,7 +2,8 @@
 
 Nobody hears its verdicts; they are stored for the decision whether it becomes active. It takes a
 sample, not all: while frames wait it does nothing, and what it has not scored by then is forgotten
-as newer frames come. A frame that arrives meanwhile waits for one pass of the network at most.
+as newer frames come. A frame that arrives meanwhile waits for one pass of the network at most. On a
+line that is never idle it takes one frame of ONE_OF all the same, so that every trial has an end.
 """
 
 import logging
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 4
 """Frames kept in memory for the candidate, the newest."""
+ONE_OF = 50
+"""Of so many frames in a row without an idle moment one is scored: 2 % of what inspection costs."""
 JUDGED = (Verdict.OK, Verdict.REVIEW, Verdict.NG)
 
 
@@ -98,6 +101,7 @@ class Shadow:
         self._rival: Rival | None = None
         self._waiting: deque[_Seen] = deque(maxlen=MAX_WAITING)
         self._masks = RoiMasks()
+        self._passed_over = 0
         self._passes_left = 0
         self._pass_began_at = 0.0
 
@@ -122,7 +126,7 @@ class Shadow:
         now = self._clock()
         self._note_pass(now)
         self._passes_left -= 1
-        if self._passes_left > 0 and self._has_frames():
+        if self._passes_left > 0 and self._has_frames() and not self._is_overdue:
             raise _FrameWaitsError
 
     def around_inspect(self, inspect: Inspect) -> Inspect:
@@ -136,13 +140,13 @@ class Shadow:
 
         return watched
 
-    def step(self) -> None:
-        """Score one frame. For the inspection thread, while no frame waits."""
+    def step(self, *, is_idle: bool) -> None:
+        """Score one frame, if none waits or it is high time. For the inspection thread."""
         rival = self._rival
         if rival is None:
             self._waiting.clear()
             return
-        if not self._waiting:
+        if not self._waiting or not (is_idle or self._is_overdue):
             return
         seen = self._waiting.pop()
         try:
@@ -153,12 +157,17 @@ class Shadow:
                 counters.frames, counters.given_up + 1, counters.longest_pass_s
             )
             return
+        self._passed_over = 0
         if score is not None:
             self._sink(score)
             counters = self.counters
             self.counters = ShadowCounters(
                 counters.frames + 1, counters.given_up, counters.longest_pass_s
             )
+
+    @property
+    def _is_overdue(self) -> bool:
+        return self._passed_over >= ONE_OF
 
     def _remember(
         self,
@@ -177,6 +186,7 @@ class Shadow:
             policy = categories.get(frame.info.category)
             if inspection is not None and policy is not None:
                 self._waiting.append(_Seen(frame, inspection, policy))
+                self._passed_over += 1
 
     def _score(self, rival: Rival, seen: _Seen) -> ShadowScore | None:
         """None where the candidate has no thresholds for the frame."""

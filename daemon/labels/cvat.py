@@ -87,9 +87,9 @@ def write(folder: Path, pictures: Iterable[LabelledPicture]) -> int:
     Raises:
         DataError: A file cannot be written.
     """
-    images: list[str] = []
+    images: list[tuple[str, str]] = []
     labels: dict[str, None] = dict.fromkeys(verdict.value for verdict in LabelVerdict)
-    for number, picture in enumerate(pictures):
+    for picture in pictures:
         name = write_image(folder / "images", picture)
         found, mask = picture.found, mask_of(picture)
         inside = [_tag(found.verdict.value)]
@@ -101,8 +101,7 @@ def write(folder: Path, pictures: Iterable[LabelledPicture]) -> int:
             inside.append(_tag(found.defect))
             labels[found.defect] = None
         facts = f'width="{picture.width_px}" height="{picture.height_px}"'
-        begin = f'  <image id="{number}" name={quoteattr(name)} {facts}>\n'
-        images.append(begin + "".join(inside) + "  </image>\n")
+        images.append((name, f"{facts}>\n{''.join(inside)}  </image>\n"))
     write_file(folder / FILE_NAME, _document(images, labels).encode())
     return len(images)
 
@@ -155,7 +154,7 @@ class _Reader:
             self._image = _Image(attributes)
         elif self._image is None:
             return
-        elif name == "tag" and len(self._image.tags) < MAX_MARKS:
+        elif name == "tag" and len(self._image.tags) <= MAX_MARKS:
             self._image.tags.append(attributes.get("label", ""))
         elif name in (*_AREAS, *_OTHERS) and len(self._image.marks) <= MAX_MARKS:
             self._image.marks.append((name, attributes))
@@ -169,6 +168,8 @@ class _Reader:
 def _label(image: _Image, unmarked: LabelVerdict | None) -> LabelFound | None:
     if len(image.marks) > MAX_MARKS:
         raise DataError(f"more than {MAX_MARKS} marks on one image: merge them")
+    if len(image.tags) > MAX_MARKS:
+        raise DataError(f"more than {MAX_MARKS} tags on one image: remove some")
     width, height = (int(_number(image.attributes, name)) for name in ("width", "height"))
     check_size(width, height)
     said, words = remarks(image.tags)
@@ -265,11 +266,20 @@ def _mask(label: str, mask: Mask) -> str:
     )
 
 
-def _document(images: Sequence[str], labels: Iterable[str]) -> str:
-    """With the labels that a task of CVAT must have to take it."""
+def _document(images: Sequence[tuple[str, str]], labels: Iterable[str]) -> str:
+    """With the labels that a task of CVAT must have to take it.
+
+    Args:
+        images: Name of each, and what follows it. They are numbered in the order of their names,
+            as CVAT does when they are uploaded: it finds an image by its name, else by its number.
+    """
+    numbered = "".join(
+        f'  <image id="{number}" name={quoteattr(name)} {rest}'
+        for number, (name, rest) in enumerate(sorted(images))
+    )
     names = "".join(f"<label><name>{escape(name)}</name></label>" for name in labels)
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
         f"  <meta><task><size>{len(images)}</size><mode>annotation</mode>"
-        f"<labels>{names}</labels></task></meta>\n{''.join(images)}</annotations>\n"
+        f"<labels>{names}</labels></task></meta>\n{numbered}</annotations>\n"
     )

@@ -92,7 +92,6 @@ class _Annotation(Part):
 class _Task(Part):
     annotations: list[_Annotation]
     data: dict[_Text, object]
-    file_upload: _Text | None = None
 
 
 _File = RootModel[list[_Task]]
@@ -156,17 +155,18 @@ def write(folder: Path, pictures: Iterable[LabelledPicture]) -> int:
 
 
 def _file_name(task: _Task) -> str | None:
-    """The image's file as it was called before it was uploaded."""
+    """The image's file as it was called before it was uploaded.
+
+    `file_upload` does not tell: of tasks that were imported it is the name of the tasks' own file.
+    """
     urls = [value for value in task.data.values() if isinstance(value, str)]
     image = task.data.get("image")
     url = image if isinstance(image, str) else urls[0] if len(urls) == 1 else None
-    address = task.file_upload or url
-    if address is None:
+    if url is None:
         return None
-    path = address.partition("?d=")[2] or address.partition("?")[0]
+    path = url.partition("?d=")[2] or url.partition("?")[0]
     name = unquote(path).replace("\\", "/").rsplit("/", 1)[-1]
-    is_upload = task.file_upload is not None or "/upload/" in path
-    uploaded = _UPLOADED.fullmatch(name) if is_upload else None
+    uploaded = _UPLOADED.fullmatch(name) if "/upload/" in path else None
     return uploaded[1] if uploaded else name
 
 

@@ -4,6 +4,7 @@ The same model always gives the same bytes. Refuses what nobody here would have 
 sizes, links, an order or a hash that differ, one file too many; nothing is unpacked before that.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -85,6 +86,8 @@ def write_bundle(store: ModelStore, version: str, target: Path) -> int:
         half.rename(target)
         return target.stat().st_size
     except OSError as error:
+        with contextlib.suppress(OSError):  # a full stick is not left with half a model
+            half.unlink(missing_ok=True)
         raise ModelError(f"{target}: cannot be written: {error.strerror}") from error
 
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from daemon.config.categories import CategoryConfig
 from daemon.core import Calibration, LabelVerdict
@@ -39,13 +40,16 @@ def evidence_of(
     for name, frames in _by_category(held_out, active, candidate, categories).items():
         limit = in_force[name].ng_threshold if name in in_force else math.inf
         sound = [frame for frame in frames if not frame.is_ng]
+        parts: dict[str, set[Path]] = {}
+        for frame in sound:
+            parts.setdefault(frame.item.group_key, set()).add(frame.item.frame)
         made = thresholds.categories[name]
         measured = replace(
             _of_category(name, frames),
             active_rejects=tuple(frame.before.score >= limit for frame in sound),
             candidate_rejects=tuple(
                 name not in problems
-                and rejects(made, categories[name], frame.item.frame, frame.after.score)
+                and rejects(made, categories[name], parts[frame.item.group_key], frame.after.score)
                 for frame in sound
             ),
         )

@@ -281,7 +281,8 @@ def _something_better(gains: Iterable[tuple[float, str]]) -> Finding:
     words = f"with {CONFIDENCE:.0%} confidence at least {low:+.3f}"
     if low > 0:
         return Finding("gain", True, f"{name} is better: {words}")
-    return Finding("gain", False, f"no labelled category is better: the best is {name}, {words}")
+    text = f"no labelled category is better beyond chance: the best is {name}, {words}, not above 0"
+    return Finding("gain", False, text)
 
 
 def _something_unseen(sets: Iterable[Measured]) -> Finding:

@@ -23,7 +23,8 @@ from daemon.latency_guard import PAUSE_NAME
 from daemon.storage import job_runs
 from daemon.storage.database import write_transaction
 from daemon.storage.job_runs import JobState
-from daemon.training.night import Night, OnStep, Outcome
+from daemon.training.night import Night, OnStep
+from daemon.training.night_end import Outcome
 from daemon.training.night_work import only_night
 
 logger = logging.getLogger(__name__)

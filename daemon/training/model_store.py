@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.errors import ModelError
+from daemon.lock_file import only_one_in
 from daemon.training.golden import BOOK_NAME, read_golden
 from zsad.checkpoint import (
     CARD_NAME,
@@ -29,6 +30,7 @@ from zsad.compact import default_checkpoint
 
 GOLDEN_NAME = "golden"
 _VERSION = re.compile(r"[a-z0-9_]{1,64}-[0-9a-f]{12}")
+SCRATCH_NAME = ".import"
 _LOCK_NAME = ".lock"
 _HALF = ".half-"
 """Folders that begin so are being written or removed; what is left of a crash goes."""
@@ -115,6 +117,31 @@ class ModelStore:
                 f"{error.strerror} ({error.filename})"
             ) from error
         return version
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder for a model that is being imported; gone afterwards.
+
+        What a killed import left there goes with the next one.
+
+        Raises:
+            ConfigError: Another import is running, or the store cannot be written.
+            ModelError: What was left cannot be removed.
+        """
+        folder = self.folder / SCRATCH_NAME
+        taken = f"another model is being imported into {self.folder}: wait for its end"
+        with only_one_in(folder, "training.models_dir", taken):
+            scratch = folder / "model"
+            try:
+                if scratch.exists():
+                    shutil.rmtree(scratch)
+                scratch.mkdir()
+            except OSError as error:
+                raise ModelError(f"{scratch}: cannot be made anew: {error.strerror}") from error
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def path_of(self, version: str) -> Path:
         """Where a model lies; nothing is verified.

@@ -10,12 +10,11 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import torch
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from daemon.config.line import Config
 from daemon.config.training import TrainingConfig
@@ -34,16 +33,16 @@ from daemon.training.evidence import (
     report_of,
     unmeasured,
 )
-from daemon.training.gate import Judgement, judge, losses
-from daemon.training.golden import replay_golden, write_golden
+from daemon.training.gate import judge, losses
+from daemon.training.golden import MAX_GOLDEN, replay_golden, write_golden
 from daemon.training.model_store import GOLDEN_NAME, ModelStore
+from daemon.training.night_end import NightEnd, Outcome
 from daemon.training.night_work import is_whole, keep, read_kept, start_clean, work_folder
 from daemon.training.pictures import learnable_products, pictures_of
 from daemon.training.snapshot import Snapshot, SnapshotItem, good_images, take_snapshot
 from daemon.training.thresholds import Thresholds, calibrate_candidate, same_scores
 from daemon.training.unseen import UnseenSet, unseen_sets
 from zsad.backbone import Backbone
-from zsad.checkpoint import read_card, version_of
 from zsad.image_files import DataError, load_image
 from zsad.methods.linear_probe import LinearProbe
 from zsad.predictor import Predictor
@@ -52,7 +51,6 @@ from zsad.train import TrainingError
 
 logger = logging.getLogger(__name__)
 
-AUTHOR = "night"
 STEPS = (
     "snapshot",
     "train",
@@ -67,25 +65,9 @@ STEPS = (
 UNSEEN_NAME = ".unseen"
 GOLDEN_IMAGES = 4
 """Of each category and label, at most."""
-GOLDEN_LIMIT = 64
 
 OnStep = Callable[[str, int, int], None]
 """Called with step, done, total; may take its time (a pause) or raise (the end of the window)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a night ended.
-
-    Attributes:
-        detail: One sentence, for people.
-        report_json: All findings of the gate; None where it did not come to that.
-    """
-
-    state: JobState
-    detail: str
-    candidate: str | None = None
-    report_json: str | None = None
 
 
 class _NothingToDoError(Exception):
@@ -116,6 +98,7 @@ class Night:
         self._training: TrainingConfig = config.training
         self._frames_dir = config.frames.dir
         self._store = ModelStore(config.training.models_dir, config.model.checkpoint)
+        self._end = NightEnd(engine, config, self._store, run_id=run_id, now=now)
         self._on_step = on_step
 
     def run(self) -> Outcome:
@@ -131,14 +114,15 @@ class Night:
         except (ModelError, StorageError, DataError, TilingError, TrainingError) as error:
             outcome = Outcome(JobState.FAILED, str(error))
         except (MemoryError, RuntimeError) as error:  # torch's class for out of memory
-            detail = f"{error}; training.memory_bytes is {self._training.memory_bytes}"
+            logger.exception("night failed")
+            limit = self._training.memory_bytes
+            detail = f"{error}; if memory ran short: training.memory_bytes is {limit}"
             outcome = Outcome(JobState.FAILED, detail)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             outcome = Outcome(JobState.FAILED, f"{error.strerror or error}{where}")
         if outcome.state is not JobState.PROPOSED:  # noted with the proposal
-            with write_transaction(self._engine) as connection:
-                self._note(connection, outcome)
+            self._end.note(outcome)
         start_clean(self._training.models_dir)
         return outcome
 
@@ -188,7 +172,8 @@ class Night:
             *(f"{name} stays as it was, for {text}" for name, text in losers.items()),
         ]
         report = report_of(judgement, snapshot, remarks)
-        return self._propose(folder, judgement, thresholds, report)
+        self._tell("propose")
+        return self._end.propose(candidate, folder, judgement, thresholds, report)
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -326,77 +311,6 @@ class Night:
             return str(error)
         return None
 
-    def _propose(
-        self, folder: Path, judgement: Judgement, thresholds: Thresholds, report: str
-    ) -> Outcome:
-        """Store the model and hand it to the daemon; or say why not."""
-        self._tell("propose")
-        if not judgement.promote:
-            version = version_of(read_card(folder))
-            detail = f"{version} refused: {'; '.join(judgement.reasons)}"
-            return Outcome(JobState.REFUSED, detail, version, report)
-        version = self._store.add(folder)
-        self._store.verify(version)
-        reason = next(found.text for found in judgement.findings if found.subject == "gain")
-        outcome = Outcome(JobState.PROPOSED, f"{version} proposed: {reason}", version, report)
-        try:
-            self._hand_over(version, thresholds, reason, outcome)
-        except StorageError as error:
-            return Outcome(JobState.REFUSED, str(error), version, report)
-        self._prune(version)
-        return outcome
-
-    def _hand_over(
-        self, version: str, thresholds: Thresholds, reason: str, outcome: Outcome
-    ) -> None:
-        """Model, thresholds, proposal and the night's end in one transaction."""
-        card = self._store.verify(version)
-        now = self._now()
-        with write_transaction(self._engine) as connection:
-            repository.ensure_model_version(
-                connection,
-                name=version,
-                method=card.method.method,
-                backbone=card.backbone.name,
-                card_json=card.model_dump_json(),
-                now=now,
-            )
-            for made in thresholds.categories.values():
-                if made.calibration is not None:
-                    repository.add_calibration(connection, made.calibration)
-            models.propose(
-                connection,
-                self._config.line,
-                version,
-                self._training.shadow_frames,
-                AUTHOR,
-                reason,
-                now,
-            )
-            self._note(connection, outcome)
-
-    def _note(self, connection: Connection, outcome: Outcome) -> None:
-        job_runs.end(
-            connection,
-            self._config.line,
-            self._run_id,
-            outcome.state,
-            outcome.detail,
-            self._now(),
-            candidate=outcome.candidate,
-            report_json=outcome.report_json,
-        )
-
-    def _prune(self, version: str) -> None:
-        """Old models go; one that cannot be removed costs disk, not the night."""
-        with self._engine.connect() as connection:
-            active = models.active(connection, self._config.line)
-        keep = {version} if active is None else {version, active.version, active.previous}
-        try:
-            self._store.prune(keep, self._training.keep_versions)
-        except OSError as error:
-            logger.warning("old models not removed", extra={"error": str(error)})
-
     # -- parts ---------------------------------------------------------------------------------
 
     def _tell(self, step: str) -> None:
@@ -462,7 +376,7 @@ def _golden_items(items: list[SnapshotItem]) -> list[SnapshotItem]:
         of_kind = chosen.setdefault((item.category, item.verdict), [])
         if len(of_kind) < GOLDEN_IMAGES:
             of_kind.append(item)
-    return [item for of_kind in chosen.values() for item in of_kind][:GOLDEN_LIMIT]
+    return [item for of_kind in chosen.values() for item in of_kind][:MAX_GOLDEN]
 
 
 def _device(config: Config) -> torch.device:

@@ -4,7 +4,7 @@ From good images that it has not learnt from; with a reference bank some of them
 first. Where it scores a category exactly as the active model does, thresholds in force stay.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -100,11 +100,18 @@ def same_scores(
     }
 
 
-def rejects(made: CategoryThresholds, category: CategoryConfig, frame: Path, score: float) -> bool:
-    """Whether the candidate calls a sound frame NG, by thresholds without this frame's part."""
+def rejects(
+    made: CategoryThresholds, category: CategoryConfig, part: Collection[Path], score: float
+) -> bool:
+    """Whether the candidate calls a sound frame NG, by thresholds that its like did not make.
+
+    Args:
+        part: The held-out frames of its part, lot or hour, itself included: they are much alike,
+            and some of them may have made thresholds.
+    """
     calibration = made.calibration
     assert calibration is not None, "asked of categories with thresholds"  # noqa: S101
-    others = [value for path, value in made.scores.items() if path != frame]
+    others = [value for path, value in made.scores.items() if path not in part]
     if len(others) == len(made.scores) or len(others) < MIN_FRAMES:
         return score >= calibration.ng_threshold
     without = calibrate(

@@ -4,11 +4,13 @@
 
 TREE is an MVTec tree. Each seed draws 16 + 16 frames to label (masks on half of the NG ones where
 the tree has any), 30 good ones to calibrate with and up to 75 + 75 fresh ones, runs one night on
-a line of its own, and scores the fresh frames and the unseen trees with the old and the new model.
+a line of its own, and scores the fresh frames and the unseen trees with the models before and
+after it, which are the same where the gate refused.
 `--shuffled` gives the labels to the wrong frames: the gate must keep the candidate out.
 """
 
 import argparse
+import json
 import sys
 import threading
 import time
@@ -24,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "nights"))
 from night_line import NightLine, Shown
 
 from daemon.model import open_model
+from daemon.storage.job_runs import JobState
 from daemon.training.gate import auroc
 from daemon.training.job import run_job
 from daemon.training.model_store import ModelStore
-from daemon.training.night import Outcome
+from daemon.training.night_end import Outcome
 from zsad.data import Sample, limit_per_category
 from zsad.datasets.layouts import read_dataset
 from zsad.image_files import load_image
@@ -79,20 +82,21 @@ def _one_seed(args: argparse.Namespace, seed: int) -> dict[str, float]:
         outcome = _night(line)
         took = f"{time.monotonic() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU"
         print(f"seed {seed}: {outcome.state.value} in {took}: {outcome.detail[:300]}", flush=True)
-        found: dict[str, float] = {}
-        if outcome.candidate is None or outcome.state.value != "proposed":
-            line.close()
-            return {"refused": 1.0}
-        store = ModelStore(line.models_dir, None)
-        old, new = open_model(None, "cpu"), open_model(store.path_of(outcome.candidate), "cpu")
+        for finding in json.loads(outcome.report_json or '{"findings": []}')["findings"]:
+            print(f"  {finding['text']}", flush=True)
+        found = {"proposed": float(outcome.state is JobState.PROPOSED)}
+        old = new = open_model(None, "cpu")
+        if outcome.state is JobState.PROPOSED:
+            store = ModelStore(line.models_dir, None)
+            new = open_model(store.path_of(str(outcome.candidate)), "cpu")
         fresh = [*sound[n + GOOD :][:FRESH], *defective[n:][:FRESH]]
         sets = {"fresh frames": fresh} | {
             root.name: limit_per_category(read_dataset(root, "mvtec"), 2 * FRESH)
             for root in args.unseen
         }
         for name, samples in sets.items():
-            for when, predictor in (("before", old), ("after", new)):
-                found[f"{name} {when}"] = _auroc(predictor, samples)
+            before = found[f"{name} before"] = _auroc(old, samples)
+            found[f"{name} after"] = before if new is old else _auroc(new, samples)
         line.close()
     print(f"seed {seed}: { ({name: round(100 * v, 1) for name, v in found.items()}) }", flush=True)
     return found

@@ -98,7 +98,7 @@ class Line:
             sink=lambda results: None,
             beat=lambda: None,
             clock=time.monotonic,
-            between=lambda is_idle: self.shadow.step() if is_idle else None,
+            between=lambda is_idle: self.shadow.step(is_idle=is_idle),
         )
 
     def latencies_ms(self, gaps_s: list[float], *, with_shadow: bool) -> list[float]:
@@ -118,7 +118,7 @@ class Line:
         stop.set()
         thread.join()
         self.shadow.end()
-        self.shadow.step()
+        self.shadow.step(is_idle=True)
         return [1000 * told.frame_to_verdict_s for told in self.told]
 
 

@@ -192,7 +192,10 @@ def test_the_newest_annotation_that_was_not_skipped_counts(tmp_path: Path) -> No
 def test_the_name_of_the_image_is_that_before_its_upload(
     tmp_path: Path, data: dict[str, object], image: str
 ) -> None:
-    found, _ = read_tasks(tmp_path, task(choices("OK"), file_upload=None, data=data))
+    # as Label Studio 1.23.2 exports tasks that were imported as a file
+    found, _ = read_tasks(
+        tmp_path, task(choices("OK"), file_upload="8d1f3c0a-tasks.json", data=data)
+    )
 
     assert found == [LabelFound(image, OK)]
 
@@ -202,7 +205,7 @@ def test_the_name_of_the_image_is_that_before_its_upload(
     [
         (task(), "P-0001.png: neither marks nor a choice"),
         (task(annotations=[]), "P-0001.png: nobody has submitted"),
-        (task(file_upload=None, data={"a": "x.png", "b": "y.png"}), "task 1: its data names no"),
+        (task(data={"a": "x.png", "b": "y.png"}), "task 1: its data names no"),
         (task(choices("OK", "NG")), "['NG', 'OK'] contradict each other"),
         (
             task(result("rectanglelabels", x=1, y=1, width=2, height=2, rectanglelabels=["../x"])),
@@ -352,6 +355,7 @@ MASK = '<mask label="a" rle="{}" left="{}" top="0" width="2" height="2"/>'
         (image(MASK.format("1, 2", 0)), "sum up to 3, 2 x 2 = 4 expected"),
         (image(MASK.format("0, 4", 59)), "2 x 2 pixels at 59,0 does not lie inside"),
         (image(BOX.format(2) * 1001), "more than 1000 marks"),
+        (image('<tag label="NG"/>' * 1001), "more than 1000 tags"),
         (image(BOX.format(2), size='width="60" height="1e9"'), "60 x 1000000000 pixels"),
         (image(BOX.format(2), size=""), "without 'width'"),
     ],
@@ -407,3 +411,13 @@ def test_cvat_names_are_escaped(tmp_path: Path) -> None:
     root = ElementTree.parse(tmp_path / "annotations.xml").getroot()  # noqa: S314 - we wrote it
     assert [tag.get("label") for tag in root.iter("tag")] == ["NG", "a.b-c_1"]
     assert {name.text for name in root.iter("name")} >= {"OK", "NG", "UNCERTAIN", "a.b-c_1"}
+
+
+def test_cvat_images_are_numbered_as_cvat_numbers_files(tmp_path: Path) -> None:
+    names = ["a-1-2", "a-1-10", "a-1-1"]
+
+    cvat.write(tmp_path, [picture(LabelFound(name, OK)) for name in names])
+
+    root = ElementTree.parse(tmp_path / "annotations.xml").getroot()  # noqa: S314 - we wrote it
+    found = {image.get("name"): image.get("id") for image in root.iter("image")}
+    assert [found[name] for name in sorted(found)] == ["0", "1", "2"]

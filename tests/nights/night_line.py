@@ -1,5 +1,6 @@
 """A line with labelled frames and good images, ready for a night; no camera and no daemon."""
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from night_pictures import draw
 from sqlalchemy import Engine
 
 from daemon.config.line import Config
@@ -20,7 +22,11 @@ from daemon.storage import frame_files, frame_folder, labels, repository, revisi
 from daemon.storage.database import open_database, write_transaction
 from daemon.storage.frame_files import KeptFile
 from daemon.training.model_store import ModelStore
-from zsad.checkpoint import read_card
+from zsad.backbone_loading import load_backbone
+from zsad.build import build_detector
+from zsad.checkpoint import new_card, read_card, save_checkpoint
+from zsad.config.backbone import BackboneConfig
+from zsad.config.method import MethodConfig
 from zsad.image_files import load_mask
 
 EARLIER = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -59,7 +65,7 @@ class NightLine:
         self.root = root
         self.frames_dir = root / "frames"
         self.frames_dir.mkdir(parents=True)
-        self.models_dir = root / "models"
+        self.models_dir = Path(str(training.pop("models_dir", root / "models")))
         facts = {
             "line": LINE,
             "timezone": "Europe/Berlin",
@@ -179,6 +185,67 @@ class NightLine:
             len(content),
             hashlib.sha256(content).hexdigest(),
         )
+
+
+def model_of(method: MethodConfig, folder: Path) -> Path:
+    """A fresh model of a method on the compact backbone at a side of 96 pixels, for speed."""
+    backbone = load_backbone(BackboneConfig(name="compact-v1", image_size=96))
+    detector = build_detector(method, backbone)
+    card = new_card(
+        detector,
+        data=(),
+        metrics={},
+        seed=0,
+        git_revision=None,
+        created=EARLIER,
+        training_command="none",
+    )
+    save_checkpoint(folder, detector, card)
+    return folder
+
+
+def grain_line(
+    folder: Path,
+    database: Path,
+    checkpoint: Path,
+    others: Mapping[str, str] | None = None,
+    **training: object,
+) -> NightLine:
+    """12 + 12 labelled frames of a product that plain scoring cannot judge, and 12 good ones.
+
+    Args:
+        others: More products, with their nouns.
+    """
+    recipe = {"synthetic": 0, "replay_views": 4, "steps": 3, "batch_size": 4}
+    made = NightLine(
+        folder / "line",
+        {"grain": "grain", **(others or {})},
+        database=database,
+        checkpoint=checkpoint,
+        recipe=recipe,
+        **training,
+    )
+    ok, ng = (draw(folder / "pictures", 24, is_ng=kind, seed=1) for kind in (False, True))
+    made.label("grain", [Shown(file, False) for file in ok[:12]])
+    made.label("grain", [Shown(file, True) for file in ng[:12]])
+    made.keep_good("grain", ok[12:])
+    return made
+
+
+def two_product_line(folder: Path, database: Path, checkpoint: Path) -> NightLine:
+    """As `grain_line`, with a second product whose labels are noise: a night makes it worse."""
+    made = grain_line(folder, database, checkpoint, {"noise": "plate"})
+    pictures = draw(folder / "noise", 36, is_ng=False, seed=3)
+    made.label("noise", [Shown(file, number % 2 == 1) for number, file in enumerate(pictures[:24])])
+    made.keep_good("noise", pictures[24:])
+    return made
+
+
+def fill_up(filler: Path) -> None:
+    """Take the rest of a disk."""
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # full
+        while True:
+            file.write(bytes(4096))
 
 
 def textile(root: Path, n: int, rng: np.random.Generator) -> tuple[list[Path], list[Path]]:

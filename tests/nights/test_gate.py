@@ -49,7 +49,7 @@ def test_one_that_is_just_as_good_is_not_worse_and_not_better() -> None:
     judgement = passed(held_out(MIXED, MIXED), STEADY)
 
     assert [found.subject for found in judgement.findings if not found.holds] == ["gain"]
-    assert "no labelled category is better" in judgement.reasons[0]
+    assert "no labelled category is better beyond chance" in judgement.reasons[0]
 
 
 def test_zero_shot_ability_is_not_sold_for_one_product() -> None:

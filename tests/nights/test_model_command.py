@@ -12,6 +12,7 @@ from night_models import START, thresholds
 
 from daemon.cli.main import main
 from daemon.config.storage import StorageConfig
+from daemon.lock_file import only_one_in
 from daemon.storage import models, repository
 from daemon.storage.database import open_database, write_transaction
 
@@ -133,7 +134,24 @@ def test_a_model_of_another_backbone_is_refused_with_a_sentence(
     assert zsad("import", bundle) == 2
     assert "trained on backbone" in capsys.readouterr().err
     assert len(listed(zsad, capsys)) == 1
-    assert list((tmp_path / "models").glob(".import-*")) == []
+    assert not (tmp_path / "models" / ".import" / "model").exists()
+
+
+def test_what_a_killed_import_left_is_gone_with_the_next_one_and_two_do_not_meet(
+    zsad: Zsad, config: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundle_of(made, tmp_path)
+    left = tmp_path / "models" / ".import" / "model"
+    (left / "golden").mkdir(parents=True)
+    (left / "weights.safetensors").write_bytes(b"half of them")
+
+    with only_one_in(left.parent, "", ""):
+        assert zsad("import", bundle) == 2
+    assert "another model is being imported" in capsys.readouterr().err
+    assert left.exists()
+
+    assert zsad("import", bundle) == 0
+    assert not left.exists()
 
 
 def test_a_line_without_a_place_for_models_says_what_to_add(

@@ -6,25 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from night_models import LINE, NightLine, config_of, said
+from night_models import LINE, NightLine, config_of, said, save_model
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from daemon.config.storage import StorageConfig
 from daemon.core import Inspection, Severity, Verdict
 from daemon.errors import StorageError
+from daemon.inspection.loaded_model import LoadedModel
 from daemon.storage import models
 from daemon.storage.database import open_database, write_transaction
+from zsad.checkpoint import CheckpointCard
 from zsad.predictor import load_predictor
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -196,13 +191,48 @@ def test_a_database_that_takes_nothing_changes_nothing_and_is_asked_again(
 
 
 def test_old_models_go_and_what_may_be_needed_stays(line: NightLine, made: Path) -> None:
+    backbone = line.slot.model.predictor.detector.backbone
+    candidate, gone = (
+        line.store.add(folder)
+        for folder in (line.folder / "c", line.folder / "d")
+        if save_model(folder, backbone, 0.1 if folder.name == "c" else 0.2)
+    )
     b = line.store.add(made / "b")
     line.keeper._training = line.config.training.model_copy(update={"keep_versions": 1})
     promote(line, line.a, line.base)
+    with write_transaction(line.engine) as connection:
+        models.propose(connection, LINE, candidate, 20, "night", "better", line.now)
     line.look_until(lambda: line.slot.version == line.a, "the swap")
     line.look()
 
-    assert {model.version for model in line.store.models()} == {line.a, b}
+    assert {model.version for model in line.store.models()} == {line.a, b, candidate}
+    removed = line.query("SELECT version, author FROM model_change WHERE kind = 'removed'")
+    assert removed == [(gone, "daemon")]
+
+
+def test_a_model_that_is_put_away_while_it_loads_is_closed(
+    line: NightLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, begun, go_on = [], threading.Event(), threading.Event()
+    verify = line.store.verify
+
+    def slowly(version: str) -> CheckpointCard:
+        begun.set()
+        go_on.wait(10)
+        return verify(version)
+
+    monkeypatch.setattr(line.store, "verify", slowly)
+    monkeypatch.setattr(LoadedModel, "close", lambda model: closed.append(model.version))
+    loader = line.keeper._loader
+    assert loader.get(line.a, line.config) is None
+    assert begun.wait(10)
+    assert loader.get(line.base, line.config) is None
+
+    loader.put_away_all_but(set())
+    go_on.set()
+
+    loader._thread.submit(lambda: None).result(timeout=10)
+    assert closed == [line.a], "the other one was never begun"
 
 
 def test_a_person_who_changes_their_mind_before_the_swap_gets_the_last_word(

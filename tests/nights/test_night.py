@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from night_line import LINE, NightLine, Shown
+from night_line import LINE, NightLine, Shown, fill_up, grain_line, model_of, two_product_line
 from night_pictures import draw
 from safetensors.torch import load_file, save
 
@@ -21,79 +21,34 @@ from daemon.storage.job_runs import JobRun, JobState
 from daemon.training import unseen
 from daemon.training.job import StoppedError, run_job
 from daemon.training.model_store import ModelStore
-from daemon.training.night import STEPS, Outcome
+from daemon.training.night import STEPS
+from daemon.training.night_end import Outcome
 from daemon.training.night_work import WORK_NAME
-from zsad.backbone_loading import load_backbone
-from zsad.build import build_detector
-from zsad.checkpoint import new_card, read_card, save_checkpoint
-from zsad.config.backbone import BackboneConfig
-from zsad.config.clip_zero_shot import CLIPZeroShotConfig
+from zsad.checkpoint import read_card
 from zsad.config.coop import CoOpConfig
 from zsad.config.linear_probe import LinearProbeConfig
-from zsad.config.method import MethodConfig
 
 NOW = datetime(2026, 11, 23, 1, 0, tzinfo=UTC)
 OnStep = Callable[[str, int, int], None]
 
 
-REACHED = [step for step in STEPS if step != "leave out what lost"]
-"""By a night with one product."""
 SOME = ["train", "ask the candidate", "propose"]
-"""Of them; all are killed in earnest below, which takes minutes."""
+"""Steps; at all of them nights are killed in earnest below, which takes minutes."""
 
 
 class Killed(BaseException):
     """Nothing of the night catches it, as nothing catches SIGKILL."""
 
 
-@pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Plain CLIP scoring on the compact backbone at a side of 96 pixels: a tenth of the time."""
-    return model_of(CLIPZeroShotConfig(), tmp_path_factory.mktemp("small"))
-
-
-def model_of(method: MethodConfig, folder: Path) -> Path:
-    backbone = load_backbone(BackboneConfig(name="compact-v1", image_size=96))
-    detector = build_detector(method, backbone)
-    card = new_card(
-        detector,
-        data=(),
-        metrics={},
-        seed=0,
-        git_revision=None,
-        created=NOW,
-        training_command="none",
-    )
-    save_checkpoint(folder, detector, card)
-    return folder
-
-
 @pytest.fixture
 def line(
     tmp_path: Path, migrated_file: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[NightLine]:
-    """12 + 12 labelled frames of a product that plain scoring cannot judge, and 12 good ones."""
     monkeypatch.setattr(unseen, "PROCEDURAL", 6)
     torch.set_num_threads(1)
     made = grain_line(tmp_path, migrated_file, small_model)
     yield made
     made.close()
-
-
-def grain_line(tmp_path: Path, database: Path, checkpoint: Path, **others: str) -> NightLine:
-    """With `others`, products of the given nouns."""
-    made = NightLine(
-        tmp_path / "line",
-        {"grain": "grain", **others},
-        database=database,
-        checkpoint=checkpoint,
-        recipe={"synthetic": 0, "replay_views": 4, "steps": 3, "batch_size": 4},
-    )
-    ok, ng = (draw(tmp_path / "pictures", 24, is_ng=kind, seed=1) for kind in (False, True))
-    made.label("grain", [Shown(file, False) for file in ok[:12]])
-    made.label("grain", [Shown(file, True) for file in ng[:12]])
-    made.keep_good("grain", ok[12:])
-    return made
 
 
 def quiet(step: str, done: int, total: int) -> None:
@@ -224,6 +179,20 @@ def test_a_full_disk_costs_the_night_and_is_told(line: NightLine) -> None:
     assert not [path for path in (line.models_dir / WORK_NAME).iterdir() if path.is_dir()]
 
 
+def test_a_fault_costs_the_night_and_the_log_says_where(
+    line: NightLine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(*_: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr("daemon.training.night.train_candidate", break_down)
+
+    assert night(line).state == JobState.FAILED
+
+    assert row(line).detail.startswith("the device is gone; if memory ran short: training.memory")
+    assert "in break_down" in caplog.text
+
+
 def test_a_night_ends_with_its_window_and_says_that_it_goes_on(line: NightLine) -> None:
     outcome = night(line, until=NOW)
 
@@ -272,10 +241,7 @@ def test_a_product_that_would_get_worse_stays_as_it_was_while_another_gets_bette
     tmp_path: Path, migrated_file: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unseen, "PROCEDURAL", 4)
-    line = grain_line(tmp_path, migrated_file, small_model, noise="plate")
-    pictures = draw(tmp_path / "noise", 36, is_ng=False, seed=3)
-    line.label("noise", [Shown(file, number % 2 == 1) for number, file in enumerate(pictures[:24])])
-    line.keep_good("noise", pictures[24:])
+    line = two_product_line(tmp_path, migrated_file, small_model)
 
     outcome = night(line)
 
@@ -308,12 +274,15 @@ def test_a_model_that_can_be_trained_goes_on_with_its_own_method(
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_sigkill_at_every_step_leaves_the_line_as_it_was(line: NightLine) -> None:
+def test_sigkill_at_every_step_leaves_the_line_as_it_was(
+    tmp_path: Path, migrated_file: Path, small_model: Path
+) -> None:
+    line = two_product_line(tmp_path, migrated_file, small_model)
     child = Path(__file__).with_name("killed_child.py")
 
-    for step in REACHED:
+    for step in STEPS:
         killed = subprocess.run([sys.executable, str(child), str(line.file), step], check=False)
-        assert killed.returncode == -signal.SIGKILL
+        assert killed.returncode == -signal.SIGKILL, step
         assert candidate(line) is None
         with line.engine.connect() as connection:
             assert models.active(connection, LINE) is None
@@ -322,7 +291,34 @@ def test_sigkill_at_every_step_leaves_the_line_as_it_was(line: NightLine) -> Non
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["proposed"]
-    assert row(line).attempts == 1 + len(REACHED)
+    assert row(line).attempts == 1 + len(STEPS)
+    line.close()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("step", ["snapshot", "ask the active model", "golden images", "propose"])
+def test_a_disk_that_fills_at_a_step_costs_the_night_and_the_next_one_starts_clean(
+    tmp_path: Path, migrated_file: Path, small_model: Path, step: str, small_disk: Path
+) -> None:
+    line = grain_line(tmp_path, migrated_file, small_model, models_dir=str(small_disk))
+    filler = small_disk / "filler"
+
+    def fill(reached: str, done: int, total: int) -> None:
+        del done, total
+        if reached == step and not filler.exists():
+            fill_up(filler)
+
+    outcome = night(line, show=fill)
+
+    assert outcome.state == JobState.FAILED, outcome
+    assert "No space left on device" in row(line).detail
+    assert candidate(line) is None
+    assert not [path for path in (small_disk / WORK_NAME).iterdir() if path.is_dir()]
+    assert ModelStore(small_disk, small_model).models() == []
+    filler.unlink()
+    assert night(line, days=1).state == JobState.PROPOSED
+    line.close()
 
 
 @pytest.mark.soak

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-import torch
 from night_frames import inspection
 from night_models import LINE, START, NightLine, config_of
 from sqlalchemy import Engine
@@ -15,13 +14,7 @@ from daemon.errors import StorageError
 from daemon.storage import models, repository
 from daemon.storage.database import write_transaction
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -139,6 +139,22 @@ def test_a_night_that_can_still_begin_runs_as_a_process_and_says_that_it_did_not
     assert health.nights[-1].detail == run.detail
 
 
+def test_a_night_whose_process_cannot_be_started_is_told(
+    tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(BERLIN)
+    start, end = (now + timedelta(hours=hours) for hours in (-1, 2))
+    line = line_of(tmp_path, migrated_file, f"{start:%H:%M}", f"{end:%H:%M}")
+    monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
+
+    schedule_of(line, WatchedHealth())._run_night()
+
+    (run,) = rows(line)
+    line.close()
+    assert run.state == JobState.FAILED
+    assert "could not be started: No such file" in run.detail
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_daemon_that_stops_ends_the_night_in_order(tmp_path: Path, migrated_file: Path) -> None:

@@ -6,24 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from night_models import LINE, NightLine, config_of, save_model
 from sqlalchemy import Engine
 
 from daemon.config.categories import CategoryConfig
 from daemon.core import Image, ScoreMap, Severity, ShadowScore, Verdict
+from daemon.inspection.shadow import ONE_OF
 from daemon.storage import models
 from daemon.storage.batch import Batch, Run
 from daemon.storage.database import write_transaction
 from daemon.storage.spool_record import decode, encode
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -179,6 +173,23 @@ def test_it_scores_nothing_while_frames_wait_and_keeps_only_the_newest(line: Nig
     assert [score.frame_id.seq for score in scores(line)] == [5, 4, 3, 2]
 
 
+def test_on_a_line_that_is_never_idle_one_frame_of_fifty_is_scored_and_the_trial_ends(
+    line: NightLine,
+) -> None:
+    line.calibrate(line.a, 0.7, 0.8)
+    propose(line, wanted=3)
+    line.waiting = True
+
+    for seed in range(3 * ONE_OF + 1):
+        line.turn([seed % 8], idle=False)
+    frames = [score.frame_id.seq for score in scores(line)]
+    line.commit()
+    line.waiting = False
+
+    assert frames == [ONE_OF - 1, 2 * ONE_OF - 1, 3 * ONE_OF - 1]
+    line.look_until(lambda: line.slot.version == line.a, "the promotion")
+
+
 def test_a_frame_that_comes_in_waits_for_one_pass_of_a_frame_of_many_tiles(
     line: NightLine,
 ) -> None:
@@ -197,11 +208,16 @@ def test_a_frame_that_comes_in_waits_for_one_pass_of_a_frame_of_many_tiles(
     line.waiting = True
     rival.book._calibrations = {("fabric", None): next(iter(rival.book._calibrations.values()))}
     rival.book._calibrations["fabric", many.recipe] = rival.book._calibrations["fabric", None]
-    line.shadow.step()
+    line.shadow.step(is_idle=True)
 
     assert len(passes) == 1
     assert scores(line) == []
     assert line.shadow.counters.given_up == 1
+
+    line.shadow._waiting.append(replace(seen, policy=many))
+    line.shadow._passed_over = ONE_OF
+    line.shadow.step(is_idle=False)
+    assert len(scores(line)) == 1, "it was passed over often enough"
 
 
 def test_a_shadow_score_survives_the_spool(line: NightLine) -> None:
