@@ -117,11 +117,12 @@ class _Line:
             worker.start()
         parts.inspection.start()
         parts.ingest.start()
-        parts.note(EventKind.STARTED, f"inspecting with {parts.slot.version}")
+        self._note_start()
         if rejected := parts.replayed.rejected:
             detail = replay.alarm_detail(rejected)
             parts.note(EventKind.SPOOL_REJECTED, detail, Severity.ALARM)
         self._health.set_state(State.READY)
+        self._publish_status()  # before `systemctl start` returns, and somebody looks at it
         self._notifier.ready(f"inspecting with {parts.slot.version}")
         logger.info(
             "ready",
@@ -140,6 +141,19 @@ class _Line:
             if parts.schedule is not None:
                 parts.schedule.stop()
         return self._shut_down()
+
+    def _note_start(self) -> None:
+        """In the diary; the service manager starts a daemon again and tells nobody."""
+        parts = self._parts
+        detail = f"inspecting with {parts.slot.version}"
+        if parts.crashed_run is None:
+            parts.note(EventKind.STARTED, detail)
+            return
+        detail += (
+            f"; the run since {parts.crashed_run:%Y-%m-%d %H:%M:%S} UTC ended without a stop: "
+            "a crash, a kill or a power cut; the log says more"
+        )
+        parts.note(EventKind.STARTED, detail, Severity.WARNING)
 
     def _install_signals(self) -> None:
         def request_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

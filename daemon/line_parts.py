@@ -105,6 +105,8 @@ class LineParts:
             note=self.note,
             on_failure=self._on_failure,
         )
+        with engine.connect() as connection:
+            self.crashed_run = repository.crashed_run(connection, config.line)
         # before anything asks the database where calibrations and sequences stand
         self.replayed = replay.replay(engine, spool, stop=stop)
         self.keeper = ConfigKeeper(file, engine, self.health)

@@ -24,7 +24,7 @@ Publisher = FramePublisher | ReliablePublisher
 
 
 def play(args: argparse.Namespace) -> int:
-    """Send all pictures; 0 if every file was read and something was sent, else 1."""
+    """Send all pictures; 0 if every file was read and everything was taken, else 1."""
     console = Console(stderr=True)
     files = _find(args.paths)
     unreadable: list[Unreadable] = []
@@ -38,6 +38,7 @@ def play(args: argparse.Namespace) -> int:
             return EXIT_FAILED
         is_interrupted = _send_all(args, files, publisher, console, unreadable)
         waiting = _unstored(publisher)
+    is_cut_short = isinstance(publisher, FramePublisher) and not publisher.is_handed_over
     for file in unreadable[:10]:
         _say(console, f"not sent: {file.path}: {file.reason}")
     _say(
@@ -45,9 +46,10 @@ def play(args: argparse.Namespace) -> int:
         f"camera {args.camera}: sent {publisher.sent} frames, epoch {publisher.epoch}"
         + (f", {len(unreadable)} files unreadable" if unreadable else "")
         + (f", {waiting} not acknowledged" if waiting else "")
+        + (", not all of them taken by the daemon" if is_cut_short else "")
         + (", interrupted" if is_interrupted else ""),
     )
-    return EXIT_FAILED if unreadable or waiting or not publisher.sent else 0
+    return EXIT_FAILED if unreadable or waiting or is_cut_short or not publisher.sent else 0
 
 
 def _unstored(publisher: Publisher) -> int:

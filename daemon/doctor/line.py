@@ -75,6 +75,9 @@ def _database(config: Config, folder: Path, secrets: Mapping[str, str]) -> Itera
     except StorageError as error:
         yield fail("database", str(error), "correct storage.url, or start the database server")
         return
+    except PermissionError as error:
+        yield fail("database", str(error), "run this as the daemon's user, or as root")
+        return
     try:
         yield _schema(engine)
     finally:
@@ -160,7 +163,11 @@ def _keys(
     try:
         pair = server_key_pair(security, secrets)
     except ConfigError as error:
-        yield fail("keys", str(error), "make one with `zsad keys new daemon` (docs/security.md)")
+        advice = (
+            "make one with `zsad keys new daemon` (docs/security.md); if the service has it from "
+            "systemd, run doctor as systemd/README.md says"
+        )
+        yield fail("keys", str(error), advice)
     else:
         yield ok("keys", f"public key of this daemon: {pair.public}")
         path = Path(security.server_secret)

@@ -11,6 +11,7 @@ may be lost, see `daemon.ingest.reliable_publisher`.
 """
 
 import contextlib
+import logging
 import secrets
 import threading
 import time
@@ -21,12 +22,17 @@ from typing import Literal, Self, Unpack
 import zmq
 
 from daemon.ingest.composing import Composer, FileEncoding, FrameFacts
+from daemon.ingest.connections import Connections
 from daemon.ingest.endpoints import Mode, attach, endpoint_of
 from daemon.ingest.pixels import Pixels
 from daemon.ingest.wire import BEAT_EVERY_S, MAX_EPOCH, Encoding, PixelFormat
 from daemon.security.key_files import optional_client_keys
 
+logger = logging.getLogger(__name__)
+
 HIGH_WATER_MARK = 32
+LAST_WORD_MS = 200
+"""At the end of the linger, for ZeroMQ to move the last word to where there may be room for it."""
 
 
 class FramePublisher:
@@ -40,6 +46,8 @@ class FramePublisher:
         endpoint: Where the socket is; a bound tcp port 0 is resolved.
         sent: Frames given to the socket.
         next_seq: The number of the next frame.
+        is_handed_over: Whether all that waited was taken when `close` ended, and the last word on
+            how many frames there were. Where it was not, nobody counts what is missing.
     """
 
     def __init__(
@@ -70,7 +78,7 @@ class FramePublisher:
             encoding: `jpeg` loses detail, `png` and `raw` none; `raw` is the fastest to send.
             jpeg_quality: 0..100.
             high_water_mark: Frames that wait in the socket per receiver before it is full.
-            linger_s: How long `close` goes on sending what waits.
+            linger_s: How long `close` may take to hand over what waits.
             send_timeout_s: How long `send` waits on a full `push` socket.
             secret_key: This program's `NAME.key_secret` file, where the daemon wants keys.
             server_key: The daemon's public key, or its `NAME.key` file.
@@ -94,6 +102,8 @@ class FramePublisher:
         self.category = category
         self.sent = 0
         self.next_seq = 0
+        self.is_handed_over = False
+        self._linger_s = linger_s
         self._send_timeout_s = send_timeout_s
         self._topics_wanted: set[bytes] = set()
         self._is_push = socket == "push"
@@ -104,6 +114,7 @@ class FramePublisher:
         self._beats = threading.Thread(target=self._beat_until_closed, name="beat", daemon=True)
         # XPUB is PUB that also tells of subscriptions, which `wait_for_subscriber` needs.
         self._socket = self._context.socket(zmq.PUSH if self._is_push else zmq.XPUB)
+        self._connections = Connections(self._socket)
         try:
             self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
             self._socket.setsockopt(zmq.LINGER, round(linger_s * 1000))
@@ -170,15 +181,29 @@ class FramePublisher:
         self.next_seq += frames
 
     def close(self) -> None:
-        """Send what waits, for at most `linger_s`, and close; further calls do nothing."""
-        if not self._closed.is_set():
-            self._closed.set()
-            if self._beats.ident is not None:
-                self._beats.join()
-                self._beat()  # the last word: how many there were
-        self._socket.close()
+        """Hand over what waits, within `linger_s`, and close; further calls do nothing."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        give_up_at = time.monotonic() + self._linger_s
+        is_taken = True
+        if self._beats.ident is not None:
+            self._beats.join()
+            # Before the last word too: PUB drops it for a receiver whose queue is full.
+            self._connections.wait_until_taken(give_up_at)
+            self._beat()  # the last word: how many there were
+            is_taken = self._connections.wait_until_taken(give_up_at)
+        self._connections.close()
+        left_ms = round((give_up_at - time.monotonic()) * 1000)
+        self._socket.close(max(left_ms, LAST_WORD_MS) if self._linger_s > 0 else 0)
         if self._owns_context:
-            self._context.term()
+            self._context.term()  # takes all the time that is left where nobody is connected
+        self.is_handed_over = is_taken and time.monotonic() < give_up_at
+        if not self.is_handed_over and self._linger_s > 0:
+            logger.warning(
+                "closed before the daemon had taken everything; it cannot count what it lacks",
+                extra={"camera": self.camera, "epoch": self.epoch, "last": self.next_seq - 1},
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -214,6 +239,7 @@ class FramePublisher:
 
     def _beat(self) -> None:
         with self._lock, contextlib.suppress(zmq.Again):  # full: the next one says the same
+            self._connections.follow()
             self._socket.send_multipart(self._composer.beat(self.next_seq - 1), zmq.NOBLOCK)
 
     def _read_subscriptions(self) -> bool:

@@ -67,7 +67,7 @@ def open_database(
     """
     url = resolve_url(storage.url, base_dir, environ)
     if url.get_backend_name() == "sqlite":
-        if must_exist and not Path(str(url.database)).exists():
+        if must_exist and not _is_there(Path(str(url.database))):
             raise StorageError(
                 f"storage.url: there is no database {url.database}; has the daemon run with this "
                 "configuration?"
@@ -197,6 +197,14 @@ def _resolve_sqlite(url: URL, base_dir: Path) -> URL:
         raise StorageError("storage.url: results need a SQLite file, such as sqlite:///zsad.db")
     path = (base_dir / str(url.database)).resolve()
     return url.set(drivername="sqlite", database=str(path))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # its folder is closed to this user
+        text = f"database file {path}: {error.strerror}; run this as root or the daemon's user"
+        raise StorageError(text) from error
 
 
 def _prepare_file(path: Path) -> None:

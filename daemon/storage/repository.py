@@ -85,6 +85,18 @@ def start_run(connection: Connection, line: str, now: datetime) -> int:
     return connection.execute(statement).scalar_one()
 
 
+def crashed_run(connection: Connection, line: str) -> datetime | None:
+    """When the newest run of a line began, if it never came to a stop; ask before `start_run`."""
+    run = DaemonRunRow
+    newest = connection.execute(
+        select(run.started_utc, run.stopped_utc)
+        .where(run.line == line)
+        .order_by(run.started_utc.desc())
+        .limit(1)
+    ).first()
+    return None if newest is None or newest.stopped_utc is not None else newest.started_utc
+
+
 def adopt_run(connection: Connection, line: str, started_utc: datetime) -> int:
     """The id of a former run; a database that never saw it (a backup) gets to know it now."""
     known = connection.scalar(

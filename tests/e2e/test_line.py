@@ -9,6 +9,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+import yaml
 import zmq
 from daemon_process import Line, wait_until
 
@@ -172,6 +173,8 @@ def test_kill_9_and_restart_go_on_and_account_for_every_frame(line: Line) -> Non
     assert inspected + lost + gaps == sent
     assert gaps >= 15, "what was sent while nobody listened is counted"
     assert line.query("PRAGMA quick_check") == [("ok",)]
+    starts = "SELECT severity, count(*) FROM event WHERE kind='started' GROUP BY 1 ORDER BY 1"
+    assert line.query(starts) == [("info", 1), ("warning", 3)]
 
 
 def test_stored_learning_frames_calibrate_a_running_line(line: Line) -> None:
@@ -209,13 +212,17 @@ def test_a_mistyped_image_path_is_named_not_passed_over(line: Line) -> None:
     assert "god_parts" in done.stderr
 
 
-def test_second_daemon_on_the_same_run_dir_is_refused(line: Line) -> None:
+def test_a_second_daemon_on_the_same_data_is_refused(line: Line) -> None:
     line.start()
+    other = line.folder / "other.yaml"
+    other.write_text(yaml.safe_dump(line.settings | {"run_dir": "other"}), encoding="utf-8")
 
-    second = line.command("run", "--config", str(line.config_path), check=False)
+    same_run_dir = line.command("run", "--config", str(line.config_path), check=False)
+    same_database = line.command("run", "--config", str(other), check=False)
 
-    assert second.returncode == 2
-    assert "another daemon runs in" in second.stderr
+    assert (same_run_dir.returncode, same_database.returncode) == (2, 2)
+    assert "another daemon runs in" in same_run_dir.stderr
+    assert "another daemon uses" in same_database.stderr
     assert line.stop() == 0
 
 

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -170,12 +170,9 @@ def test_a_full_disk_under_the_database(steady: Line, tmp_path: Path) -> None:
         @contextmanager
         def full() -> Iterator[None]:
             filler = disk / "filler"
-            with filler.open("wb", buffering=0) as file:
-                try:
-                    while True:
-                        file.write(bytes(1 << 16))
-                except OSError:
-                    pass  # full
+            with filler.open("wb", buffering=0) as file, suppress(OSError):  # full
+                while True:
+                    file.write(bytes(1 << 16))
             yield
             filler.unlink()
 

@@ -89,6 +89,7 @@ def start_ingest() -> Iterator[StartIngest]:
         first_seqs: Mapping[tuple[str, int], int] | None = None,
         missing: Mapping[tuple[str, int], Sequence[Gap]] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> RunningIngest:
         frames = FrameQueue(queue or QueueConfig(max_frames=1000))
         losses: list[FrameLoss] = []
@@ -108,7 +109,7 @@ def start_ingest() -> Iterator[StartIngest]:
             on_loss=losses.append,
             on_error=errors.append,
             beat=beat,
-            utc_now=lambda: datetime.now(UTC),
+            utc_now=utc_now,
             clock=time.monotonic,
             last_seqs=last_seqs,
             first_seqs=first_seqs,
