@@ -112,7 +112,7 @@ class LineParts:
         self.keeper = ConfigKeeper(file, engine, self.health)
         self.slot = self._open_detector()
         self.book = self._open_book()
-        self.frames = FrameQueue(config.queue)
+        self.frames = FrameQueue(config.queue, config.cameras)
         self.writer = self._open_writer(spool)
         self.receivers = Receivers(
             config.outputs,
@@ -165,6 +165,7 @@ class LineParts:
             self.models.follow(config)
         if isinstance(self.inspector, Inspector):
             self.inspector.follow(config.categories, config.storage)
+        self.frames.follow(config.cameras)
         self.subscriber.follow(config.cameras, config.categories, config.limits)
 
     def take_over_calibrations(self) -> None:

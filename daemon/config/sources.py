@@ -46,14 +46,20 @@ class SourceConfig(Section):
         return self
 
 
+Priority = Literal["low", "normal", "high"]
+
+
 class CameraConfig(Section):
     """One camera that may send frames.
 
     Attributes:
         category: Used when a frame names none (imagezmq frames never do).
+        priority: Frames of a higher one are inspected first and dropped last. While the line is
+            overloaded, those of a lower one may not be inspected at all.
     """
 
     category: Name | None = None
+    priority: Priority = "normal"
 
 
 class QueueConfig(Section):
@@ -61,7 +67,8 @@ class QueueConfig(Section):
 
     Attributes:
         drop_policy: When it is full: `drop_oldest` keeps what is freshest, `drop_newest` keeps
-            what came first, `block` stops reading the sockets (right for `pull`).
+            what came first, `block` stops reading the sockets (right for `pull`). The camera with
+            the most frames waiting loses one.
     """
 
     max_frames: Annotated[int, Field(ge=1, le=10_000)] = 64

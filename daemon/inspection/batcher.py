@@ -28,7 +28,8 @@ class Batcher:
         """Monotonic second at which the next batch is due; None while nothing waits."""
         if not self._waiting:
             return None
-        return self._waiting[0].info.received_at + self._max_wait_s
+        oldest = min(frame.info.received_at for frame in self._waiting)  # priorities reorder
+        return oldest + self._max_wait_s
 
     def take(self, *, now: float) -> list[Frame]:
         """The batch that is due at `now`, at most `max_size` frames; empty if none is."""

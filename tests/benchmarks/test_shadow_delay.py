@@ -66,7 +66,7 @@ class Line:
         self.slot.warm_up(4, ["woven fabric"])
         self.told: list[Inspection] = []
         self.scores: list[ShadowScore] = []
-        self.frames = FrameQueue(QueueConfig())
+        self.frames = FrameQueue(QueueConfig(), {})
         self.shadow = Shadow(
             sink=self.scores.append,
             has_frames=lambda: not self.frames.empty(),

@@ -91,7 +91,7 @@ def start_ingest() -> Iterator[StartIngest]:
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> RunningIngest:
-        frames = FrameQueue(queue or QueueConfig(max_frames=1000))
+        frames = FrameQueue(queue or QueueConfig(max_frames=1000), {})
         losses: list[FrameLoss] = []
         errors: list[ErrorFrame] = []
         turned = threading.Condition()

@@ -58,7 +58,7 @@ def start_guarded(open_door: OpenDoor, events: Events) -> Iterator[StartGuarded]
 
         def start(limits: LimitsConfig | None = None, **source: object) -> GuardedIngest:
             endpoint = str(source.pop("endpoint", free_endpoint()))
-            frames = FrameQueue(QueueConfig(max_frames=1000))
+            frames = FrameQueue(QueueConfig(max_frames=1000), {})
             losses: list[FrameLoss] = []
             subscriber = Subscriber(
                 sources=[SourceConfig.model_validate({"endpoint": endpoint, **source})],
