@@ -44,7 +44,11 @@ PLAIN = StateEnsemble(
     abnormal=("a photo of an anomalous {}", "a photo of a anomalous {}."),
     templates=("{}",),
 )
-"""Plain CLIP's words for the two states, and those from which a learned context may start."""
+"""Plain CLIP's words for the two states, and those from which a learned context may start.
+
+"a photo of a anomalous" is meant: a context learnt from "a photo of a" (CoOp) does not bend. The
+shipped text projection was fitted to these very sentences, so a corrected one needs new weights.
+"""
 TEXT_RIDGE = 1e-3
 STATE_SHARE, SCALE_SHARE = 0.25, 0.05
 """Of a sentence's embedding, beside 1 that all have in common: its state jointly, and for methods

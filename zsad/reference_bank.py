@@ -5,9 +5,9 @@ image without references (in the spirit of WinCLIP+, Jeong et al. 2023, arXiv 23
 AnomalyDINO, Damm et al. 2024, arXiv 2405.14529v2). Refuses to know where the references come from.
 
 Both sides are measured in standard deviations over the references themselves, each of them
-compared with the patches of the others alone. Where parts explain each other badly (every board
-another layout), a defect is few deviations from the bank, and the detector's own opinion
-prevails. Nothing depends on the level of a detector's scores.
+compared with the patches of the others alone. Where good parts are unlike each other (every board
+another layout), the bank counts little and the detector's own opinion prevails: its `trust` says
+how far. Nothing depends on the level of a detector's scores.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from zsad.reference_statistics import (
     Appearance,
     Spread,
     summaries,
+    trust,
     without_own,
 )
 
@@ -33,17 +34,15 @@ MAX_CANDIDATES = 32_768
 """Patches, drawn at random, from which the projection is found."""
 MIN_REFERENCES = 2
 """One cannot be compared with the others."""
-PEAK_SHARE = 0.0025
-"""An image's peak is the mean over this share of its largest patch values: one of 20 x 20."""
-VERDICT_WEIGHT = 2.0
-"""Of the detector's own image score, beside 1 of the peak: where parts explain each other badly,
-references must not make it worse."""
+PEAK_SHARE = 0.02
+"""An image's peak is the mean over this share of its largest patch values: eight of 20 x 20. The
+largest alone finds defects of one patch no better, and larger ones worse."""
 MAX_DIMENSIONS = 128
 """K; most of the variance, at a fraction of the products."""
 _SUBSPACE_STEPS = 6
 _MAP_SOFTNESS = 4.0
-_GOOD_SUM = 8.0
-"""What few good parts reach; a usual one reaches 4.6."""
+_GOOD_TERM = 2.0
+"""What few good parts reach in the mean of what counts; a usual one reaches 1.1 to 1.3."""
 _PROBABILITY_FLOOR = 1e-6
 
 
@@ -62,6 +61,7 @@ class ReferenceBank:
         projection: [F, K] standardises by channel and keeps the K directions of most variance.
         patches: [M, K] projected, M <= MAX_PATCHES.
         appearance: Of whole images, [2 K].
+        trust: What the bank counts beside the detector, scalar in (0, 1].
         distance: Of one patch to the bank, over the references' patches.
         opinion: Logit of the detector's map, averaged over a patch.
         peak: An image's peak of both together, over the references.
@@ -76,6 +76,7 @@ class ReferenceBank:
     projection: Tensor
     patches: Tensor
     appearance: Appearance
+    trust: Tensor
     distance: Spread
     opinion: Spread
     peak: Spread
@@ -91,26 +92,25 @@ class ReferenceBank:
             zero_shot: Of the same images.
 
         Returns:
-            Map and score in [0, 1]. 0.5 in the map is as high as the peak of a usual good part,
-            a score of 0.5 as high as few good parts.
+            Map and score in [0, 1]. 0.5 in the map is as high as the oddest patches of a usual
+            good part, a score of 0.5 as high as few good parts.
         """
         projected = (features - self.centre) @ self.projection
         distances = nearest_distances(projected, self.patches)
-        both = self.distance.standardised(distances) + self.opinion.standardised(
+        both = self.trust * self.distance.standardised(distances) + self.opinion.standardised(
             patch_opinions(zero_shot.anomaly_map, distances.shape[1])
         )
         odd_image = torch.maximum(
             self.level.standardised(distances.mean(dim=1)),
             self.whole.standardised(self.appearance.log_distances(summaries(projected))),
         )
-        beyond = (
-            F.softplus(self.peak.standardised(peaks(both)) + 1)
-            + VERDICT_WEIGHT
-            * F.softplus(self.verdict.standardised(_logit(zero_shot.image_score)) + 1)
-            + F.softplus(odd_image)
-        )  # what is far below good parts does not count: no part is better than good
+        verdict = self.verdict.standardised(_logit(zero_shot.image_score))
+        # what is far below good parts does not count: no part is better than good
+        beyond = F.softplus(verdict + 1) + self.trust * (
+            F.softplus(self.peak.standardised(peaks(both)) + 1) + F.softplus(odd_image)
+        )
         return Prediction(
-            image_score=beyond / (beyond + _GOOD_SUM),
+            image_score=beyond / (beyond + _GOOD_TERM * (1 + 2 * self.trust)),
             anomaly_map=self._map(distances, zero_shot.anomaly_map),
         )
 
@@ -118,7 +118,8 @@ class ReferenceBank:
         """[B, N], [B, S, S] -> [B, S, S] in [0, 1]; never saturates, so order stays."""
         B, N = distances.shape
         side = opinion_map.shape[-1]
-        grid = self.distance.standardised(distances).reshape(B, 1, round(N**0.5), -1)
+        bank = self.trust * self.distance.standardised(distances)
+        grid = bank.reshape(B, 1, round(N**0.5), -1)
         fine = F.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
         both = fine + self.opinion.standardised(_logit(opinion_map))
         above = (both - self.peak.mean) / _MAP_SOFTNESS
@@ -131,6 +132,7 @@ def build_bank(
     opinions: Tensor,
     scores: Tensor,
     generator: torch.Generator,
+    n_frames: int | None = None,
 ) -> ReferenceBank:
     """Make a bank of one product's good images.
 
@@ -140,6 +142,8 @@ def build_bank(
         opinions: [R, N] of `patch_opinions`, of the detector without references.
         scores: [R] image scores of the same.
         generator: On the CPU; of the choice of patches.
+        n_frames: Frames that the images are equally many tiles of, one frame's in a row; None, or
+            a number that does not fit, takes each image for a frame.
 
     Raises:
         BankError: fewer than MIN_REFERENCES images, or values that are not finite.
@@ -162,7 +166,10 @@ def build_bank(
         wholes.append(summaries(projected[None])[0])
     distances, looks = torch.stack(rows), torch.stack(wholes)  # [R, N], [R, 2 K]
     distance, opinion = Spread.of_patches(distances), Spread.of_patches(opinions)
-    both = distance.standardised(distances) + opinion.standardised(opinions)
+    if n_frames is None or n_frames < MIN_REFERENCES or R % n_frames:
+        n_frames = R
+    trusted = trust(looks, n_frames)
+    both = trusted * distance.standardised(distances) + opinion.standardised(opinions)
     return ReferenceBank(
         version=version,
         n_references=R,
@@ -170,6 +177,7 @@ def build_bank(
         projection=projection,
         patches=patches,
         appearance=Appearance.of(looks),
+        trust=trusted,
         distance=distance,
         opinion=opinion,
         peak=Spread.of_images(peaks(both), 1.0),

@@ -21,14 +21,14 @@ from zsad.reference_statistics import Appearance, Spread
 
 _ADVICE = "learn the references again"
 _MAX_BYTES = 64 << 20
-_PLAIN = ("centre", "projection", "patches")
+_PLAIN = ("centre", "projection", "patches", "trust")
 _SPREADS = ("distance", "opinion", "peak", "level", "whole", "verdict")
 
 
 class _Header(Section):
     """What the file says of itself, as strings; safetensors knows no others."""
 
-    format: Literal["zsad reference bank 2"] = "zsad reference bank 2"
+    format: Literal["zsad reference bank 3"] = "zsad reference bank 3"
     version: str
     n_references: int
     sha256: str
@@ -88,6 +88,7 @@ def load_bank(path: Path, *, version: str, device: torch.device | str = "cpu") -
         centre=tensors["centre"],
         projection=tensors["projection"],
         patches=tensors["patches"],
+        trust=tensors["trust"],
         appearance=Appearance(tensors["appearance_mean"], tensors["appearance_variance"]),
         **spreads,
     )

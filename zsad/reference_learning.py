@@ -24,6 +24,7 @@ def learn_references(
     *,
     seed: int = 0,
     batch_size: int = 8,
+    n_frames: int | None = None,
 ) -> ReferenceBank:
     """Make a product's bank; the same images in the same order give the same bank.
 
@@ -33,6 +34,7 @@ def learn_references(
         class_name: The product's noun.
         seed: Of the choice of patches.
         batch_size: Images at once.
+        n_frames: That the images are tiles of, see `build_bank`.
 
     Returns:
         The bank, on the predictor's device.
@@ -43,7 +45,7 @@ def learn_references(
     learner = ReferenceLearner(predictor, class_name)
     for batch in _batches(images, batch_size):
         learner.add(batch)
-    return learner.bank(seed=seed)
+    return learner.bank(seed=seed, n_frames=n_frames)
 
 
 class ReferenceLearner:
@@ -84,8 +86,12 @@ class ReferenceLearner:
             self._scores.append(prediction.image_score)
         self.n_images += len(images)
 
-    def bank(self, *, seed: int = 0) -> ReferenceBank:
+    def bank(self, *, seed: int = 0, n_frames: int | None = None) -> ReferenceBank:
         """The bank of all images; touches the network no more, so another thread may do it.
+
+        Args:
+            seed: Of the choice of patches.
+            n_frames: That the images are tiles of, see `build_bank`.
 
         Raises:
             BankError: too few images, or the model says NaN of one.
@@ -99,6 +105,7 @@ class ReferenceLearner:
                 torch.cat(self._opinions),
                 torch.cat(self._scores),
                 torch.Generator().manual_seed(seed),
+                n_frames,
             )
 
 

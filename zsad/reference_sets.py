@@ -77,7 +77,11 @@ def learn_banks(
         )
         try:
             banks[category] = learn_references(
-                predictor, views, samples[0].class_name, batch_size=batch_size
+                predictor,
+                views,
+                samples[0].class_name,
+                batch_size=batch_size,
+                n_frames=len(samples),
             )
         except (BankError, TilingError) as error:
             raise DataError(f"{category}: {error}") from error

@@ -19,6 +19,11 @@ USUAL_VARIANCE = 0.01
 """Of a number in an image's summary, over good images, assumed as if one image had shown it."""
 LOG_DISTANCE_DEVIATION = 0.3
 """A patch's deviation, so to say, where logarithms of distances vary between images."""
+UNLIKE_SHARE = 0.05
+"""Of the variance of patches, what lies between good frames where a bank counts half: more than
+on products whose references help (0.01 to 0.04), less than where they harm (0.1 and more)."""
+UNLIKE_POWER = 4
+"""How steeply it counts less beyond that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,29 @@ class Appearance:
 def summaries(projected: Tensor) -> Tensor:
     """Mean and deviation of an image's patches: [B, N, K] -> [B, 2 K]."""
     return torch.cat([projected.mean(dim=1), projected.std(dim=1)], dim=1)
+
+
+def trust(summaries: Tensor, n_frames: int) -> Tensor:
+    """How far a bank of these good images can tell a defect from just another good image.
+
+    Where all frames show the same mixture of patches, what is unusual is a defect; where each has
+    another layout, the next good one is unusual too, and how unusual says nothing.
+
+    Args:
+        summaries: [R, 2 K] of the references: of n_frames >= 2 frames, each seen whole or as
+            R / n_frames tiles in a row.
+        n_frames: Divides R.
+
+    Returns:
+        Scalar in (0, 1], falling with the share of the patches' variance that lies between frames.
+    """
+    by_frame = summaries.reshape(n_frames, -1, summaries.shape[1])  # [F, tiles, 2 K]
+    means, deviations = by_frame.chunk(2, dim=2)
+    between = means.mean(dim=1).var(dim=0).sum()
+    within = (deviations.square().mean(dim=1) + means.var(dim=1, correction=0)).mean(dim=0).sum()
+    unlike = between / (between + within).clamp_min(MIN_DEVIATION**2)
+    unlike = unlike * (1 + 1 / n_frames)  # few do not fix their own mean
+    return torch.reciprocal(1 + (unlike / UNLIKE_SHARE) ** UNLIKE_POWER)
 
 
 def without_own(values: Tensor) -> Tensor:

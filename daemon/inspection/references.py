@@ -136,7 +136,7 @@ class References:
             shelf.learner = ReferenceLearner(self._predictor, shelf.class_name)
         is_full = not self._add(shelf, shelf.learner, views)
         if is_full or shelf.frames >= shelf.wanted:
-            shelf.building = self._builder.submit(_build, shelf.learner, shelf.path)
+            shelf.building = self._builder.submit(_build, shelf.learner, shelf.path, shelf.frames)
             shelf.learner = None
         return True
 
@@ -156,7 +156,7 @@ class References:
         for views in frames:
             self._show(learner, views)
             n_frames += 1
-        self._put_in_force(shelf, learner.bank(), f"learnt from {n_frames} images")
+        self._put_in_force(shelf, learner.bank(n_frames=n_frames), f"learnt from {n_frames} images")
 
     def keep(self, category: str) -> None:
         """Write the bank in force; a running daemon takes it over.
@@ -276,9 +276,11 @@ def bank_path(folder: Path, category: str, model_version: str, recipe: str) -> P
     return folder / f"{category}-{model_version}-{recipe}.safetensors"
 
 
-def _build(learner: ReferenceLearner, path: Path) -> tuple[ReferenceBank, str | None]:
+def _build(
+    learner: ReferenceLearner, path: Path, n_frames: int
+) -> tuple[ReferenceBank, str | None]:
     """In the builder's thread: seconds of arithmetic, then the file. The bank serves without it."""
-    bank = learner.bank()
+    bank = learner.bank(n_frames=n_frames)
     try:
         save_bank(path, bank)
     except OSError as error:

@@ -6,9 +6,9 @@ For each set of `--fit` the backbone is fitted, by the recipe of the shipped wei
 sets, surfaces and parts; standardisation too never sees the set that is left out. Then the set is
 tested without and with references, as `reference_mode.py` does it. The sets of `--unseen` are never
 fitted to; they are tested on the backbone that is fitted to all of `--fit`. A method with something
-to train learns from the views of the fold. The CNN's descriptors of every picture are computed once
-and kept in WORK (about 0.5 MB a picture), so that another fold costs a regression; empty WORK where
-the code that draws or describes pictures has changed.
+to train learns from the views of the fold, or a share of them. The CNN's descriptors of every
+picture are computed once and kept in WORK (about 0.5 MB a picture), so that another fold costs a
+regression; empty WORK where the code that draws or describes pictures has changed.
 
 A set without good images gives pixel figures alone. The result is a Markdown table for each method,
 one row a set (mean of its categories), and `leave_one_out.json` in WORK with every category.
@@ -62,6 +62,7 @@ class KeptDescriptors(nn.Module):
     def __init__(self, embed: CompactPatchEmbed, folder: Path) -> None:
         super().__init__()
         self.tokens = embed.tokens
+        self.cnn = embed.cnn  # which a backbone folds
         self._embed = embed
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,11 +94,12 @@ def main() -> None:
     rows = []
     for left_out in [*args.fit, None]:
         tested = args.unseen if left_out is None else [left_out]
-        store = joined([views for name, views in stores.items() if name != left_out])
+        seen = [views for name, views in stores.items() if name != left_out]
         if tested:
-            fit_compact(clip, store, FitRecipe())
+            fit_compact(clip, joined(seen), FitRecipe())
+        taught = joined([first_views(views, args.taught) for views in seen])
         for root in tested:
-            for row in measured(clip, store, root, args):
+            for row in measured(clip, taught, root, args):
                 rows.append(row)
                 figures = " | ".join(cell(column) for column in row["figures"])
                 say(f"{row['method']} {root.name} {row['category']}: {figures}")
@@ -115,7 +117,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--views", type=int, default=200, help=f"of each set, in {CHUNK}s")
     parser.add_argument("--side", type=int, help="of the input in pixels; default as shipped")
     parser.add_argument("--methods", nargs="+", default=["clip_zero_shot"])
-    parser.add_argument("--epochs", type=int, default=2, help="of the views, where trained")
+    parser.add_argument("--taught", type=float, default=1.0, help="share of the views it trains on")
+    parser.add_argument("--epochs", type=int, default=2, help="of these, where trained")
     parser.add_argument("--references", type=int, nargs="*", default=[4, 16, 64])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=260, help="of each set, of all categories")
@@ -166,6 +169,20 @@ def joined(stores: Sequence[ViewStore]) -> ViewStore:
         labels=np.concatenate([store.labels for store in stores]),
         class_names=[name for store in stores for name in store.class_names],
         side=stores[0].side,
+    )
+
+
+def first_views(store: ViewStore, share: float) -> ViewStore:
+    """The first views of a store, in whole chunks, at least one."""
+    chunks = max(1, round(share * len(store.images)))
+    count = chunks * CHUNK
+    return replace(
+        store,
+        embedded=store.embedded[:chunks],
+        images=store.images[:chunks],
+        masks=store.masks[:count],
+        labels=store.labels[:count],
+        class_names=store.class_names[:count],
     )
 
 

@@ -4,8 +4,10 @@
 
 References are good images of the same category, drawn with three seeds and never tested; a set
 without training images gives them from its test images, and at most half of those: where that is
-too few, the cell says "-". All columns of a row are over the same test images. A set that the
-checkpoint was trained on is not unseen.
+too few, the cell says "-". All columns of a row are over the same test images. AUPRO is the exact
+one: the 200 thresholds of the published one lie evenly between the lowest and the highest value, so
+that a bank would move it by its scale alone. A set that the checkpoint was trained on is not
+unseen.
 The result is a Markdown table, one row a category.
 """
 
@@ -174,7 +176,7 @@ def figures(seen: Seen, tested: list[int], bank: ReferenceBank | None) -> Figure
     if not has_masks:
         return 100 * image, float("nan"), float("nan")
     pixel = pixels.metrics()
-    return 100 * image, 100 * pixel.auroc, 100 * pixel.aupro
+    return 100 * image, 100 * pixel.auroc, 100 * pixel.aupro_exact
 
 
 def mean_of(column: Sequence[Figures]) -> Figures:

@@ -6,8 +6,9 @@
 SET is a folder in layout mvtec. With --mosaic K a frame is K x K crops of CELL pixels of good
 images, and a bad frame has one crop with a small real defect among them: large frames with small
 defects are in no free set that has good images too. All rows are over the same frames; pixel
-figures are at FRAME_PX. Cost is CPU time in this process, best of the frames, and its ratio to
-the whole frame (one pass of the network). A set that the checkpoint was trained on is not unseen.
+figures are at FRAME_PX, AUPRO is the exact one. Cost is CPU time in this process, best of the
+frames, and its ratio to the whole frame (one pass of the network). A set that the checkpoint was
+trained on is not unseen.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def learn(
         for frame in references
         for tile in plan(tiling, frame.image, side)
     )
-    return learn_references(predictor, views, name)
+    return learn_references(predictor, views, name, n_frames=len(references))
 
 
 def measure(
@@ -137,7 +138,7 @@ def measure(
     labels = np.array([frame.is_bad for frame in frames])
     image = binary_metrics(labels, np.array(scores)).auroc
     metrics = pixels.metrics()
-    figures = (image, metrics.auroc, metrics.aupro) if has_masks else (image, np.nan, np.nan)
+    figures = (image, metrics.auroc, metrics.aupro_exact) if has_masks else (image, np.nan, np.nan)
     n_tiles = len(plan(tiling, frames[0].image, predictor.detector.input_size))
     return figures, n_tiles, min(costs)
 

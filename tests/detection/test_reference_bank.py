@@ -22,6 +22,7 @@ from zsad.predictor import Predictor
 from zsad.reference_bank import BankError, ReferenceBank, build_bank, nearest_distances
 from zsad.reference_file import load_bank, save_bank
 from zsad.reference_learning import learn_references
+from zsad.reference_statistics import trust
 
 Image = NDArray[np.uint8]
 NAME = "woven fabric"
@@ -95,6 +96,52 @@ def test_an_image_whose_patches_are_all_good_but_wrongly_mixed_scores_higher() -
     )
 
     assert good.max() < bad.min()
+
+
+@pytest.mark.parametrize(("unlike", "decides"), [(3.0, "detector"), (0.0, "bank")])
+def test_where_good_parts_are_unlike_each_other_the_detector_decides(
+    unlike: float, decides: str
+) -> None:
+    """Every board another layout: what the bank finds odd is only the next good one."""
+    generator = torch.Generator().manual_seed(0)
+    layouts = unlike * torch.randn(24, 1, 6, generator=generator)
+    images = layouts + torch.randn(24, 64, 6, generator=generator)
+    images[20:, 5] += 9  # odd to the bank, and the less so to the detector
+    maps = torch.rand(24, 8, 8, generator=generator)
+    scores = torch.linspace(0.6, 0.4, 24)
+    opinions = reference_bank.patch_opinions(maps, 64)
+    bank = build_bank("m", images[:12], opinions[:12], scores[:12], generator)
+
+    found = bank.fuse(images[12:], Prediction(scores[12:], maps[12:])).image_score
+
+    follows_detector = found.argsort(descending=True).equal(torch.arange(12))
+    follows_bank = bool(found[8:].min() > found[:8].max())
+    assert (follows_detector, follows_bank) == (decides == "detector", decides == "bank")
+
+
+@given(st.integers(2, 20), st.floats(0, 100))
+def test_trust_falls_as_good_parts_grow_unlike(count: int, unlike: float) -> None:
+    means = torch.linspace(-1, 1, count)[:, None].expand(count, 3)
+    looks = [torch.cat([f * means, torch.ones(count, 3)], dim=1) for f in (0, unlike, 2 * unlike)]
+
+    alike, less, least = (trust(values, count) for values in looks)
+
+    assert 1 == alike >= less >= least >= 0
+
+
+def test_tiles_of_a_frame_may_be_unlike_each_other() -> None:
+    """Their mixture is what all good frames have in common."""
+    generator = torch.Generator().manual_seed(0)
+    tiles = 3 * torch.randn(4, 1, 6, generator=generator)
+    views = (tiles + torch.randn(8, 4, 64, 6, generator=generator)).flatten(0, 1)
+
+    told, untold = (
+        build_bank("m", views, torch.randn(32, 64), torch.rand(32), generator, n_frames).trust
+        for n_frames in (8, None)
+    )
+
+    assert told > 0.9
+    assert untold < 0.1
 
 
 def test_a_reference_itself_scores_below_another_good_part(predictor: Predictor) -> None:
