@@ -222,6 +222,7 @@ class _Line:
         self._health.set_counter("spool_batches_waiting", parts.writer.spooled_batches)
         self._health.set_counter("pictures_left_out", parts.writer.pictures_left_out)
         self._health.set_counter("waits_for_pictures", parts.drawer.waits)
+        self._health.set_counter("memory_shortages", parts.slot.memory_shortages)
         if parts.archive is not None:
             self._health.set_counter("frames_kept", parts.archive.counters.kept)
             self._health.set_counter("frames_not_kept", parts.archive.counters.not_kept)

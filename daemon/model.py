@@ -2,10 +2,19 @@
 
 from pathlib import Path
 
+import torch
+
+from daemon.config.detector import Precision
 from daemon.errors import ModelError
 from zsad.backbone import Backbone, BackboneError
 from zsad.checkpoint import CheckpointError
 from zsad.predictor import DeviceError, DeviceName, Predictor, load_predictor
+
+_HALVES: dict[Precision, torch.dtype | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def open_model(
@@ -26,3 +35,14 @@ def open_model(
         raise ModelError(f"{name}: {error}") from error
     except DeviceError as error:
         raise ModelError(str(error)) from error
+
+
+def use_precision(predictor: Predictor, precision: Precision) -> None:
+    """Let a model, and every other one on its backbone, run as the line is configured.
+
+    Raises:
+        ModelError: its device cannot do that.
+    """
+    if precision == "fp16" and predictor.device.type == "cpu":
+        raise ModelError("model.precision: fp16 is for a GPU; on a CPU take bf16 or fp32")
+    predictor.detector.backbone.run_usually_in(_HALVES[precision])

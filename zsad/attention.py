@@ -1,6 +1,6 @@
 """The parts of one open_clip block, for streams that share, replace or shorten its attention.
 
-`add_mlp(block, x + attend(block, *project_heads(block, x)))` is what the block itself computes.
+`run_whole` is what the block itself computes.
 Refuses to know towers and methods.
 """
 
@@ -8,6 +8,24 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def run_whole(block: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The block itself, without the copies of weights and of attention that torch's own makes.
+
+    Under autocast on a CPU, torch's layer copies its weights for every token of some shapes, and
+    without gradients it keeps the attention of all tokens to all others in memory.
+
+    Args:
+        block: open_clip's `ResidualAttentionBlock` (open_clip ships no types).
+        tokens: [A, T, W].
+        mask: [T, T] added to the logits.
+
+    Returns:
+        [A, T, W].
+    """
+    queries, keys, values = project_heads(block, tokens)
+    return add_mlp(block, tokens + attend(block, queries, keys, values, mask))
 
 
 def project_heads(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ after a call. With nothing added, results equal open_clip's own.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from zsad.attention import add_mlp, attend, project_heads
+from zsad.attention import add_mlp, attend, project_heads, run_whole
 from zsad.config.backbone import BackboneConfig, PositionInterpolation
 
 N_STAGES = 4
+_ASKED: ContextVar[tuple[torch.dtype | None, bool] | None] = ContextVar("asked", default=None)
+"""What `executing` asks for; each thread has its own, for two may share a backbone."""
 
 AfterBlock = Callable[[int, Tensor], Tensor]
 """(0-based block index, that block's output tokens [B, T, width]) -> tokens for the next block."""
@@ -97,8 +100,7 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         self._content_hash: str | None = None
-        self._half: torch.dtype | None = None
-        self._recomputes = False
+        self._usual_half: torch.dtype | None = None
         self._embedding: list[tuple[Tensor, Tensor]] | None = None
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002  # nn.Module's own
@@ -109,7 +111,7 @@ class Backbone(nn.Module):
     def executing(
         self, *, half: torch.dtype | None = None, checkpointing: bool = False
     ) -> Iterator[None]:
-        """While it lasts, how the blocks of both towers run; what they compute stays the same.
+        """While it lasts, how blocks run in this thread; what they compute stays the same.
 
         Args:
             half: `bfloat16` or `float16` for products inside the blocks (autocast); the residual
@@ -118,29 +120,45 @@ class Backbone(nn.Module):
             checkpointing: Whether the backward pass computes a block's inside again instead of
                 keeping it.
         """
-        before = self._half, self._recomputes
-        self._half, self._recomputes = half, checkpointing
+        asked = _ASKED.set((half, checkpointing))
         try:
             yield
         finally:
-            self._half, self._recomputes = before
+            _ASKED.reset(asked)
+
+    def run_usually_in(self, half: torch.dtype | None) -> None:
+        """Where `executing` says nothing else, products inside the blocks are of this kind."""
+        self._usual_half = half
 
     def precision(self) -> torch.autocast:
         """The context in which parts of a block run; see `executing`."""
         device = self.text_projection.device.type
-        return torch.autocast(device, self._half, enabled=self._half is not None)
+        half, _ = self._execution
+        return torch.autocast(device, half, enabled=half is not None)
+
+    @property
+    def _execution(self) -> tuple[torch.dtype | None, bool]:
+        """16 bits or not, and whether to compute a block's inside again."""
+        asked = _ASKED.get()
+        return (self._usual_half, False) if asked is None else asked
 
     def _run_block(self, block: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """One open_clip block: [A, T, W] -> the same shape."""
+        """One open_clip block: [A, T, W] -> the same shape.
+
+        In parts where products are of 16 bits, for what torch's own layer does then (`run_whole`);
+        in float32 by that layer, to the last bit what the released code computes.
+        """
+        half, recomputes = self._execution
+        run = _run_itself if half is None else run_whole
         output: Tensor
         with self.precision():
-            if self._recomputes and torch.is_grad_enabled() and tokens.requires_grad:
+            if recomputes and torch.is_grad_enabled() and tokens.requires_grad:
                 # no randomness in a block: evaluation mode
                 output = checkpoint(
-                    block, tokens, attn_mask=mask, use_reentrant=False, preserve_rng_state=False
+                    run, block, tokens, mask, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                output = block(tokens, attn_mask=mask)
+                output = run(block, tokens, mask)
         return output
 
     @property
@@ -506,6 +524,11 @@ class Backbone(nn.Module):
         for tower in (self._visual.transformer, self._text.transformer):
             for block in tower.resblocks:
                 block.mlp.gelu = layers[self.config.activation]()
+
+
+def _run_itself(block: Any, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    output: Tensor = block(tokens, attn_mask=mask)
+    return output
 
 
 def _attend_values(block: Any, tokens: Tensor) -> Tensor:  # open_clip is untyped

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from zsad.backbone import Backbone, BackboneError
 from zsad.config.backbone import BackboneConfig
+from zsad.folding import fold_batch_norms
 
 COMPACT_PREFIX = "compact-"
 
@@ -79,4 +80,7 @@ def compact_backbone(clip: open_clip.CLIP, config: BackboneConfig) -> Backbone:
     from zsad.compact_stem import IMAGE_MEAN, IMAGE_STD
 
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=clip.context_length)
-    return Backbone(clip, config, IMAGE_MEAN, IMAGE_STD, tokenizer)
+    backbone = Backbone(clip, config, IMAGE_MEAN, IMAGE_STD, tokenizer)
+    backbone.content_hash()  # kept from now on: of the weights as they came, not as they run
+    fold_batch_norms(clip.visual.conv1.cnn)
+    return backbone

@@ -14,7 +14,7 @@ from zsad.backbone import Backbone
 from zsad.checkpoint import CheckpointCard, load_detector
 from zsad.compact import default_checkpoint
 from zsad.detector import Detector
-from zsad.preprocess import prepare_image
+from zsad.preprocess import normalise, prepare_image, resize
 from zsad.reference_bank import ReferenceBank
 from zsad.reference_features import predict_with_banks
 
@@ -63,7 +63,11 @@ class Predictor:
         Raises:
             ValueError: not one bank an image, or a bank of another model.
         """
-        prepared = torch.stack([self.prepare(image) for image in images])
+        detector = self.detector
+        pixels = torch.stack(
+            [resize(image, detector.input_size, detector.resampling) for image in images]
+        )  # uint8 [B, 3, S, S]
+        prepared = normalise(to_device(pixels, self.device), self.mean, self.std)
         return self.predict_prepared(prepared, class_names, banks)
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
@@ -130,3 +134,10 @@ def choose_device(device: DeviceName) -> torch.device:
             "device is cuda, but torch sees no CUDA device: check nvidia-smi, or use cpu"
         )
     return torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+
+
+def to_device(pixels: Tensor, device: torch.device) -> Tensor:
+    """Without waiting for a GPU: from pinned memory, its own engine copies."""
+    if device.type == "cuda":
+        return pixels.pin_memory().to(device, non_blocking=True)
+    return pixels.to(device)

@@ -11,8 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 Resampling = Literal["bicubic", "bilinear"]
+LARGE = 1.75
+"""Both sides over the input's: from here on PIL takes as long as a small network does."""
 
 
 def prepare_image(
@@ -23,7 +26,11 @@ def prepare_image(
     *,
     resampling: Resampling = "bicubic",
 ) -> Tensor:
-    """Resize without keeping the aspect (PIL, antialiased), scale to [0, 1], normalise.
+    """Resize without keeping the aspect (antialiased), scale to [0, 1], normalise.
+
+    Deviation: the methods were published with PIL's resize. An image of LARGE times the size or
+    more goes through torch's of bytes, the same filter in a sixth of the time: at most 3 % of its
+    values differ from PIL's, by one level of 255.
 
     Args:
         image: RGB uint8 [H, W, 3].
@@ -38,16 +45,34 @@ def prepare_image(
     Raises:
         ValueError: the array is not uint8 [H, W, 3] with at least one pixel.
     """
+    return normalise(resize(image, size, resampling), mean, std)
+
+
+def resize(image: NDArray[np.uint8], size: int, resampling: Resampling = "bicubic") -> Tensor:
+    """The first half of `prepare_image`: what crosses to a device, a quarter of the bytes.
+
+    Returns:
+        uint8 [3, S, S].
+
+    Raises:
+        ValueError: see `prepare_image`.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(
             f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}; "
             "convert grey or 16-bit pictures first"
         )
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize(
-        (size, size), Image.Resampling[resampling.upper()]
+    if min(image.shape[:2]) >= LARGE * size:
+        return _resized_by_torch(image, size, resampling)
+    return _resized_by_pil(image, size, resampling)
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The other half, on the device of the pixels: uint8 [..., 3, S, S] -> float32."""
+    means, deviations = (
+        torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std)
     )
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255  # [3, S, S]
-    return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    return (pixels.float() / 255 - means) / deviations
 
 
 def prepare_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], size: int) -> Tensor:
@@ -68,3 +93,17 @@ def prepare_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], size: int) -> Tens
     binary = Image.fromarray((mask != 0).astype(np.uint8))
     resized = np.array(binary.resize((size, size), Image.Resampling.NEAREST))
     return torch.from_numpy(resized).float()
+
+
+def _resized_by_torch(image: NDArray[np.uint8], size: int, resampling: Resampling) -> Tensor:
+    """[H, W, 3] -> uint8 [3, S, S]."""
+    writable = np.require(image, requirements=["C", "W"])  # torch warns of other arrays
+    pixels = torch.from_numpy(writable).permute(2, 0, 1)[None]  # [1, 3, H, W]
+    return F.interpolate(pixels, (size, size), mode=resampling, antialias=True)[0]
+
+
+def _resized_by_pil(image: NDArray[np.uint8], size: int, resampling: Resampling) -> Tensor:
+    """[H, W, 3] -> uint8 [3, S, S]."""
+    filter_ = Image.Resampling[resampling.upper()]
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize((size, size), filter_)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

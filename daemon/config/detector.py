@@ -7,6 +7,8 @@ from pydantic import Field
 
 from daemon.config.section import Section
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 
 class ModelConfig(Section):
     """Which trained detector runs, and where.
@@ -15,6 +17,9 @@ class ModelConfig(Section):
         checkpoint: Folder with weights.safetensors and card.json; None is the embedded default.
         device: `auto` takes a CUDA device if there is one.
         threads: CPU threads of the detector; None leaves it to torch.
+        precision: Of products inside the network's blocks; norms, heads and scores stay float32.
+            16 bits move scores by up to 0.01: calibrate again. `bf16` is for GPUs, and for CPUs
+            with AMX or AVX512-BF16 where `zsad benchmark` says that it wins; `fp16` is for GPUs.
         commissioning: Load no detector. Frames are received, checked and stored, and every
             verdict is LEARNING without a score: for setting up cameras before a model is chosen.
         references_dir: Where reference banks are kept; must be there after a reboot.
@@ -23,6 +28,7 @@ class ModelConfig(Section):
     checkpoint: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    precision: Precision = "fp32"
     commissioning: bool = False
     references_dir: Path | None = None
 

@@ -8,7 +8,7 @@ from daemon.config.categories import CategoryConfig
 from daemon.config.detector import ModelConfig
 from daemon.core import Event, Image, ScoreMap
 from daemon.inspection.loaded_model import LoadedModel, views_of
-from daemon.model import open_model
+from daemon.model import open_model, use_precision
 from zsad.predictor import Predictor
 
 
@@ -32,12 +32,15 @@ class DetectorSlot:
             on_batch: Called after each pass (a heartbeat: a frame of many tiles takes long).
 
         Raises:
-            ModelError: it is missing, damaged or for another backbone, or the device is absent.
+            ModelError: it is missing, damaged or for another backbone, or the device is absent or
+                cannot do the precision.
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        predictor = predictor or open_model(config.checkpoint, config.device)
+        use_precision(predictor, config.precision)
         self.model = LoadedModel(
-            predictor or open_model(config.checkpoint, config.device),
+            predictor,
             categories,
             config.references_dir,
             max_batch=max_batch,
@@ -63,6 +66,11 @@ class DetectorSlot:
     def card_json(self) -> str:
         """What the checkpoint says about itself."""
         return self.model.card_json
+
+    @property
+    def memory_shortages(self) -> int:
+        """How often the device had no memory for a batch of the model in use."""
+        return self.model.memory_shortages
 
     def swap(self, model: LoadedModel) -> LoadedModel:
         """Between batches: use another model from now on; the old one, to be closed."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from daemon.config.categories import CategoryConfig
 from daemon.core import Image, ScoreMap
@@ -24,7 +25,9 @@ class LoadedModel:
     Attributes:
         predictor: The detector, without banks.
         references: The banks of its categories.
-        max_batch: Most views, frames or tiles, in one pass of the network.
+        max_batch: Most views, frames or tiles, in one pass of the network; halved whenever the
+            device had no memory for so many, until another model is loaded.
+        memory_shortages: How often that was.
         method: Detection method and preset, for the record.
         backbone: Name of its backbone.
         card_json: What the checkpoint says about itself.
@@ -48,6 +51,7 @@ class LoadedModel:
         assert card is not None, "a model from disk has a card"  # noqa: S101
         self.predictor = predictor
         self.max_batch = max_batch
+        self.memory_shortages = 0
         self.method: str = card.method.method
         self.backbone: str = card.backbone.name
         self.card_json: str = card.model_dump_json()
@@ -84,6 +88,25 @@ class LoadedModel:
             RuntimeError: the device failed, for example out of memory.
             TilingError: a frame needs too many tiles.
         """
+        while True:
+            try:
+                return self._infer(images, products)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self.memory_shortages += 1
+                if self.max_batch == 1:
+                    raise
+                self.max_batch //= 2
+                logger.warning(
+                    "out of memory, smaller batches from now on",
+                    extra={"max_batch": self.max_batch, "error": str(error)[:200]},
+                )
+            torch.cuda.empty_cache()  # of no effect where there is no GPU
+
+    def _infer(
+        self, images: Sequence[Image], products: Sequence[tuple[str, CategoryConfig]]
+    ) -> list[tuple[float, ScoreMap]]:
         return predict_tiled(
             self.predictor,
             images,
@@ -119,6 +142,11 @@ class LoadedModel:
     def close(self) -> None:
         """Wait for a bank that is being made."""
         self.references.close()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU it has a class of its own; torch's CPU allocator only has words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def tiling_of(category: CategoryConfig) -> Tiling | None:

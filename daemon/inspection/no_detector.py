@@ -18,13 +18,14 @@ class NoDetector:
 
     Attributes:
         version: Shown in the status, the report and every row.
-        method, backbone, card_json: As of a DetectorSlot.
+        method, backbone, card_json, memory_shortages: As of a DetectorSlot.
     """
 
     version = "none (commissioning)"
     method = "none"
     backbone = "none"
     card_json = "{}"
+    memory_shortages = 0
 
     def __init__(
         self,

@@ -186,7 +186,8 @@ def computer(device: torch.device) -> str:
 
 
 def _say(predictor: Predictor, image: Image, class_name: str) -> tuple[float, float]:
-    scores, maps = predictor.predict([image], [class_name])
+    with predictor.detector.backbone.executing():  # in float32, whatever the line runs in
+        scores, maps = predictor.predict([image], [class_name])
     return scores[0], float(np.max(maps[0]))
 
 

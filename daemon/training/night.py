@@ -21,7 +21,7 @@ from daemon.config.training import TrainingConfig
 from daemon.core import Calibration, LabelVerdict
 from daemon.errors import ModelError, StorageError
 from daemon.inspection.loaded_model import LoadedModel
-from daemon.model import open_model
+from daemon.model import open_model, use_precision
 from daemon.storage import job_runs, models, repository
 from daemon.storage.database import write_transaction
 from daemon.storage.job_runs import JobState
@@ -131,6 +131,7 @@ class Night:
         snapshot = self._snapshot()
         active = self._active()
         predictor = open_model(active, self._config.model.device)
+        use_precision(predictor, self._config.model.precision)  # the candidate shares its backbone
         work = self._work_folder(snapshot, predictor.version)
         backbone, side = predictor.detector.backbone, predictor.detector.input_size
         folder = self._train(snapshot, active, backbone, side, work)
