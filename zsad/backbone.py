@@ -1,8 +1,8 @@
 """The frozen open_clip towers under every detector: tokens at chosen blocks, text with adapters.
 
-Refuses to know any method: what a method adds
-comes in as a callable applied to each block's output. There are no hooks, so nothing stays behind
-after a call. With nothing added, results equal open_clip's own.
+Refuses to know any method: what a method adds comes in as a callable applied to each block's
+output. There are no hooks, so nothing stays behind after a call. With nothing added, results equal
+open_clip's own.
 """
 
 import hashlib

@@ -349,6 +349,7 @@ class Night:
         identity = {
             "snapshot": snapshot.sha256,
             "active": active_version,
+            "precision": self._config.model.precision,
             "categories": {
                 name: category.model_dump(mode="json")
                 for name, category in self._config.categories.items()

@@ -9,12 +9,10 @@ waits for more than one pass of the candidate, so the difference is set against 
 
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-import torch
 
 from daemon.config.categories import CategoryConfig
 from daemon.config.detector import ModelConfig
@@ -30,19 +28,15 @@ from daemon.inspection.loaded_model import LoadedModel
 from daemon.inspection.loop import InspectionLoop
 from daemon.inspection.shadow import Rival, Shadow
 
-pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 FABRIC = CategoryConfig(class_name="woven fabric")
 FRAMES, ROUNDS = 60, 3
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def book_of(version: str) -> CalibrationBook:

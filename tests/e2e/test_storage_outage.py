@@ -1,7 +1,6 @@
 """The database stops, gets read-only or full while results come in at a steady rate."""
 
 import os
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from daemon_process import wait_until
+from own_disk import mounted
 from sqlalchemy import Engine, func, select, text
 
 from daemon.config.storage import StorageConfig
@@ -190,12 +190,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 48 MiB; needs the right to mount."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no right to mount: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(folder, "-t", "tmpfs", "-o", "size=48m", "tmpfs"):
+        yield folder
 
 
 def leave_free(folder: Path, free_bytes: int) -> None:

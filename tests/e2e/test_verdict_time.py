@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import zmq
 from daemon_process import Line, wait_until
+from own_disk import mounted
 from sqlalchemy import create_engine, func, select
 
 from daemon.ingest.reliable_publisher import ReliablePublisher
@@ -201,15 +202,3 @@ def test_a_disk_that_turns_read_only_under_the_database(steady: Line, tmp_path: 
             steady.start()
 
         run(steady, read_only, "read-only disk")
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[None]:
-    """A file system of its own; needs the right to mount."""
-    done = subprocess.run(["mount", *options, folder], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no right to mount: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)

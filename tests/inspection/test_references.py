@@ -35,17 +35,11 @@ from zsad.methods.aa_clip import AAClip
 from zsad.predictor import Predictor
 from zsad.tiled_prediction import predict_tiled
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 TILE = CategoryConfig(class_name="floor tile", references=3, learn_frames=10)
 WHOLE = {"width": 32, "head_width": 16}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,16 +18,10 @@ from daemon.inspection.loaded_model import LoadedModel
 from zsad.detector import Prediction
 from zsad.predictor import Predictor, load_predictor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TILE = CategoryConfig(class_name="floor tile")
 PRODUCT = ("tile", TILE)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

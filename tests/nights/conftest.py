@@ -1,13 +1,13 @@
 """A line with stored frames, and a folder that keeps whole frames."""
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from night_frames import LINE, NOW, kept, register
+from own_disk import mounted
 from sqlalchemy import Engine
 
 from daemon.config.storage import StorageConfig
@@ -51,17 +51,6 @@ def line_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engi
     engine = open_database(StorageConfig(url="sqlite:///zsad.db"), tmp_path, {})
     yield engine
     engine.dispose()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small models run faster on one thread, and always the same."""
-    import torch  # which most tests do not need
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 Store = Callable[..., None]
@@ -122,9 +111,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 32 MiB; needs the right to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no right to mount: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(folder, "-t", "tmpfs", "-o", "size=32m", "tmpfs"):
+        yield folder
