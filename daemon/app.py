@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 
@@ -104,8 +105,7 @@ class _Line:
         parts = self._parts
         self._install_signals()
         self._publish_status()
-        names = [category.class_name for category in self._config.categories.values()]
-        parts.slot.warm_up(self._config.batch.max_batch_size, names)
+        parts.slot.warm_up(self._config.batch.max_batch_size)
         parts.subscriber.open()
         parts.receivers.start()
         parts.writer.start()
@@ -190,8 +190,17 @@ class _Line:
 
     def _reload(self) -> None:
         self._notifier.reloading()
-        self._parts.keeper.reload(self._apply, self._parts.note)
+        self._parts.keeper.reload(self._prepare, self._apply, self._parts.note)
         self._notifier.ready(f"inspecting with {self._parts.slot.version}")
+
+    def _prepare(self, config: Config) -> None:
+        """Loading a model may take longer than the watchdog's patience."""
+        with ThreadPoolExecutor(1, thread_name_prefix="prepare") as thread:
+            preparing = thread.submit(self._parts.prepare, config)
+            while not wait([preparing], timeout=TICK_S).done:
+                self._notifier.watchdog()
+                self._publish_status()
+        preparing.result()
 
     def _apply(self, config: Config) -> None:
         self._config = config
@@ -200,7 +209,7 @@ class _Line:
     def _look_into_database(self) -> None:
         """Take over the calibrations and the model that somebody put in force."""
         try:
-            self._parts.take_over_calibrations()
+            self._parts.look_for_calibrations()
             if self._parts.models is not None:
                 self._parts.models.look(utc_now())
         except OperationalError as error:  # the database is away; the writer retries, so do we

@@ -94,19 +94,19 @@ class CandidateTrial:
 
     def _missing(self, model: LoadedModel, running: str, config: Config) -> list[str]:
         """Categories that are judged now, and would only be LEARNING under this model."""
-        versions = versions_of(model, config.categories)
+        versions = versions_of(model, config.shared_categories)
         with self._engine.connect() as connection:
-            return judged_only_by(connection, config.categories, running, versions)
+            return judged_only_by(connection, config.shared_categories, running, versions)
 
     def _let_score(self, model: LoadedModel, config: Config) -> None:
         if self._shadow.version == model.version:
             return
-        versions = versions_of(model, config.categories)
+        versions = versions_of(model, config.shared_categories)
         with self._engine.connect() as connection:
-            known = known_of(connection, config.line, config.categories, versions)
+            known = known_of(connection, config.line, config.shared_categories, versions)
         book = CalibrationBook(
             model_version=model.version,
-            categories=config.categories,
+            categories=config.shared_categories,
             calibrations=known.calibrations,
             learned={},
             now=lambda: datetime.now(UTC),
@@ -128,7 +128,9 @@ class CandidateTrial:
             )
             for name in before
         }
-        if reasons := live_check.reasons_to_reject(shadowed, review_rates(config.categories)):
+        if reasons := live_check.reasons_to_reject(
+            shadowed, review_rates(config.shared_categories)
+        ):
             return self._reject(config.line, status, "; ".join(reasons), now)
         rates = live_check.compared(
             {name: found.active for name, found in shadowed.items()},

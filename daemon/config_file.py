@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from daemon.config.line import Config
 from daemon.config.section import CrossCheckError, Place, Section
-from daemon.errors import ConfigError
+from daemon.errors import CategoryModelError, ConfigError
 from daemon.yaml_tree import Mark, YamlTextError, YamlTree, read_yaml
 
 MAX_FILE_BYTES = 1 << 20
@@ -97,8 +97,8 @@ def load_config(path: Path) -> Config:
 def read_config(path: Path) -> ConfigFile:
     """Read and check a configuration file.
 
-    `run_dir`, `model.checkpoint`, `model.references_dir`, `storage.spool.dir` and the file of a
-    SQLite URL become absolute: a relative one is relative to the folder of `path`. `${NAME}` in
+    All folders, `model.checkpoint` and `run_dir` among them, and the file of a SQLite URL become
+    absolute: a relative one is relative to the folder of `path`. `${NAME}` in
     `storage.url` stays as it is, so that the configuration in memory holds no password;
     `daemon.storage` fills it in.
 
@@ -151,6 +151,13 @@ def line_of(text: str, place: Place) -> int | None:
     except YamlTextError:
         return None
     return None if mark is None else mark.line
+
+
+def wrong_checkpoint(file: ConfigFile, error: CategoryModelError) -> ConfigFileError:
+    """What a file says of a category's own model, which turned out to be of no use."""
+    place = ("categories", error.category, "checkpoint")
+    mark = Mark(line_of(file.text, place) or 1, 1)
+    return ConfigFileError([_problem(file.path, mark, place, error.detail)])
 
 
 def hide_password(url: str) -> str:
@@ -323,6 +330,12 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         security = security.model_copy(
             update={"allowed_keys": folder / security.allowed_keys, "server_secret": file}
         )
+    categories = {
+        name: category
+        if category.checkpoint is None
+        else category.model_copy(update={"checkpoint": folder / category.checkpoint})
+        for name, category in config.categories.items()
+    }
     frames, training = config.frames, config.training
     if frames is not None:
         frames = frames.model_copy(update={"dir": folder / frames.dir})
@@ -334,6 +347,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         }
         training = training.model_copy(update=paths)
     update = {
+        "categories": categories,
         "model": model,
         "storage": storage,
         "security": security,

@@ -24,6 +24,19 @@ class ModelError(Exception):
     """A model file that is missing, damaged or for another backbone. Exit code 2 at start."""
 
 
+class CategoryModelError(ModelError):
+    """The model that one category has for itself.
+
+    Attributes:
+        category: Whose `checkpoint` it is.
+    """
+
+    def __init__(self, category: str, detail: str) -> None:
+        super().__init__(f"categories.{category}.checkpoint: {detail}")
+        self.category = category
+        self.detail = detail
+
+
 class StorageError(Exception):
     """A database that cannot be used as configured (absent, wrong revision). Exit code 2."""
 

@@ -7,15 +7,16 @@ Writer; beside it Receivers (verdicts out), Entrance (keys, HTTP) and ConfigKeep
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
+from daemon.config.categories import CategoryConfig
 from daemon.config.line import Config
-from daemon.config_file import ConfigFile, hide_password
+from daemon.config_file import ConfigFile, hide_password, wrong_checkpoint
 from daemon.core import (
     Calibration,
     Event,
@@ -28,6 +29,7 @@ from daemon.core import (
     Verdict,
 )
 from daemon.entrance import Entrance
+from daemon.errors import CategoryModelError
 from daemon.frame_archive import FrameArchive, Inspect
 from daemon.health import Health
 from daemon.ingest.admission import ErrorFrame
@@ -110,7 +112,7 @@ class LineParts:
         # before anything asks the database where calibrations and sequences stand
         self.replayed = replay.replay(engine, spool, stop=stop)
         self.keeper = ConfigKeeper(file, engine, self.health)
-        self.slot = self._open_detector()
+        self.slot = self._open_detector(file)
         self.book = self._open_book()
         self.frames = FrameQueue(config.queue, config.cameras)
         self.writer = self._open_writer(spool)
@@ -152,6 +154,19 @@ class LineParts:
         """What the parts without a diary of their own have to say since the last call."""
         return [*self.slot.events(), *(() if self.archive is None else self.archive.events())]
 
+    def prepare(self, config: Config) -> None:
+        """Load what another configuration will need; nothing of it is in force yet.
+
+        Raises:
+            CategoryModelError: a category's own model cannot be used.
+            OperationalError: the database is away.
+        """
+        self.slot.prepare(config.categories)
+        versions = self._versions(config.categories)
+        if any(self.book.version(name) != version for name, version in versions.items()):
+            self._register_models()
+            self._take_over_calibrations(versions.values())
+
     def follow(self, config: Config) -> None:
         """Bring what may change live into force, from sink to source.
 
@@ -168,21 +183,23 @@ class LineParts:
         self.frames.follow(config.cameras)
         self.subscriber.follow(config.cameras, config.categories, config.limits)
 
-    def take_over_calibrations(self) -> None:
+    def look_for_calibrations(self) -> None:
         """Put thresholds in force that somebody stored since the last look.
 
         Raises:
             OperationalError: the database is away.
         """
+        self._take_over_calibrations(self.book.version(name) for name in self._config.categories)
+
+    def _take_over_calibrations(self, versions: Iterable[str]) -> None:
         with self._engine.connect() as connection:
-            versions = [self.book.version(name) for name in self._config.categories]
             current = current_calibrations(connection, versions)
         for made in self.book.replace(current):
             _log_calibration(made)
 
     # -- building ------------------------------------------------------------------------------
 
-    def _open_detector(self) -> "DetectorSlot | NoDetector":
+    def _open_detector(self, file: ConfigFile) -> "DetectorSlot | NoDetector":
         if self._config.model.commissioning:
             return NoDetector(
                 clock=time.monotonic,
@@ -193,13 +210,16 @@ class LineParts:
         from daemon.inspection.detector_slot import DetectorSlot  # torch, which takes seconds
         from daemon.model_start import open_first_model
 
-        return DetectorSlot(
-            self._config.model,
-            self._config.categories,
-            max_batch=self._config.batch.max_batch_size,
-            on_batch=lambda: self.inspection_beat.beat(),  # noqa: PLW0108 - made later
-            predictor=open_first_model(self._config, self._engine, utc_now()),
-        )
+        try:
+            return DetectorSlot(
+                self._config.model,
+                self._config.categories,
+                max_batch=self._config.batch.max_batch_size,
+                on_batch=lambda: self.inspection_beat.beat(),  # noqa: PLW0108 - made later
+                predictor=open_first_model(self._config, self._engine, utc_now()),
+            )
+        except CategoryModelError as error:
+            raise wrong_checkpoint(file, error) from error
 
     def _open_model_keeper(self) -> "ModelKeeper | None":
         training = self._config.training
@@ -234,16 +254,8 @@ class LineParts:
         """Register the model version and take up calibrations and learning where they stood."""
         version = self.slot.version
         self.health.set_model_version(version)
-        with write_transaction(self._engine) as connection:
-            repository.ensure_model_version(
-                connection,
-                name=version,
-                method=self.slot.method,
-                backbone=self.slot.backbone,
-                card_json=self.slot.card_json,
-                now=utc_now(),
-            )
-        variants = {name: self.slot.version_of(name) for name in self._config.categories}
+        self._register_models()
+        variants = self._versions(self._config.categories)
         with self._engine.connect() as connection:
             known = known_of(connection, self._config.line, self._config.categories, variants)
         return CalibrationBook(
@@ -254,6 +266,22 @@ class LineParts:
             now=utc_now,
             variants=variants,
         )
+
+    def _versions(self, categories: Mapping[str, CategoryConfig]) -> dict[str, str]:
+        return {name: self.slot.version_of(name, each) for name, each in categories.items()}
+
+    def _register_models(self) -> None:
+        """Results can name these versions from now on."""
+        with write_transaction(self._engine) as connection:
+            for model in self.slot.models:
+                repository.ensure_model_version(
+                    connection,
+                    name=model.version,
+                    method=model.method,
+                    backbone=model.backbone,
+                    card_json=model.card_json,
+                    now=utc_now(),
+                )
 
     def _open_subscriber(self) -> Subscriber:
         """What a crash took between receipt and commit is brought again, or becomes a gap."""

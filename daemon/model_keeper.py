@@ -155,7 +155,7 @@ class ModelKeeper:
 
     def _next_of(self, model: LoadedModel, now: datetime) -> NextModel:
         """A loaded model with what the database knows of it; its version can be named from now."""
-        categories = self._config.categories
+        categories = self._config.shared_categories
         with write_transaction(self._engine) as connection:
             repository.ensure_model_version(
                 connection,

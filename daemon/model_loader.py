@@ -72,7 +72,7 @@ class ModelLoader:
         backbone = running.predictor.detector.backbone
         return LoadedModel(
             open_stored(self._store, version, config.model.device, backbone=backbone),
-            config.categories,
+            config.shared_categories,
             config.model.references_dir,
             max_batch=running.max_batch,
             on_batch=lambda: self._after_pass(version),

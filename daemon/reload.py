@@ -12,8 +12,15 @@ from sqlalchemy.exc import OperationalError
 
 from daemon.config.changes import changes, with_live_changes
 from daemon.config.line import Config
-from daemon.config_file import ConfigFile, ConfigFileError, read_config, shown
+from daemon.config_file import (
+    ConfigFile,
+    ConfigFileError,
+    read_config,
+    shown,
+    wrong_checkpoint,
+)
 from daemon.core import EventKind, Severity
+from daemon.errors import CategoryModelError
 from daemon.health import Health
 from daemon.log import RateLimitedLog
 from daemon.status import ConfigStatus, write_in_force
@@ -53,13 +60,25 @@ class ConfigKeeper:
         self._show()
         self._record(_version(file, self.in_force, self._status.applied_utc))
 
-    def reload(self, apply: Callable[[Config], None], note: Note) -> None:
-        """Read the file again; `apply` is called with what comes into force, unless it is wrong."""
+    def reload(
+        self,
+        prepare: Callable[[Config], None],
+        apply: Callable[[Config], None],
+        note: Note,
+    ) -> None:
+        """Read the file again, and bring what may change into force, unless something is wrong.
+
+        Args:
+            prepare: Called first; what it raises (CategoryModelError, OperationalError) is wrong.
+            apply: Called with what comes into force.
+        """
         reloads = self._status.reloads + 1
         try:
             file = read_config(self._path)
-        except ConfigFileError as error:
-            problems = tuple(str(problem) for problem in error.problems)
+            coming = with_live_changes(self.in_force, file.config)
+            _prepare(prepare, coming, file)
+        except (ConfigFileError, OperationalError) as error:
+            problems = _problems(error)
             self._status = self._status.model_copy(
                 update={"reloads": reloads, "problems": problems}
             )
@@ -68,7 +87,7 @@ class ConfigKeeper:
             logger.warning("configuration refused", extra={"problems": list(problems)})
             return
         found = changes(shown(self.in_force), shown(file.config))
-        self.in_force = with_live_changes(self.in_force, file.config)
+        self.in_force = coming
         apply(self.in_force)
         now = datetime.now(UTC)
         live = [str(change) for change in found if not change.needs_restart]
@@ -111,6 +130,19 @@ class ConfigKeeper:
             write_in_force(self.in_force.run_dir, shown(self.in_force))
         except OSError as error:  # only `zsad reload` reads it, to show what would change
             self._warnings.warning("config", "configuration not shown", error=str(error))
+
+
+def _prepare(prepare: Callable[[Config], None], coming: Config, file: ConfigFile) -> None:
+    try:
+        prepare(coming)
+    except CategoryModelError as error:
+        raise wrong_checkpoint(file, error) from error
+
+
+def _problems(error: ConfigFileError | OperationalError) -> tuple[str, ...]:
+    if isinstance(error, ConfigFileError):
+        return tuple(str(problem) for problem in error.problems)
+    return (f"the database is away, reload again when it is back: {error.orig}",)
 
 
 def _version(file: ConfigFile, in_force: Config, now: datetime) -> ConfigVersion:

@@ -18,6 +18,7 @@ from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.inspection.detector_slot import DetectorSlot
+    from daemon.inspection.references import References
     from daemon.inspection.sanity import Measures
     from daemon.storage.frame_files import KeptFile
 
@@ -75,8 +76,8 @@ def _run_calibrate(args: argparse.Namespace) -> int:
         raise ConfigError("--catch is a share of --ng-examples: name images of defective parts")
     with open_line(args, may_create=True) as (config, engine):
         policy = _policy(config, args.category)
-        files, references = _split(_image_files(args.images), args.references)
         _refuse_misfit(args, policy)
+        files, references = _split(_image_files(args.images), args.references)
         slot = DetectorSlot(
             configured_for(config, engine, args.model),
             {args.category: policy},
@@ -84,8 +85,9 @@ def _run_calibrate(args: argparse.Namespace) -> int:
         )
         if references:
             _learn(slot, args.category, policy, references)
-        version = slot.version_of(args.category)
-        if version == with_references(slot.version, None):
+        model = slot.serving(policy)
+        version = slot.version_of(args.category, policy)
+        if version == with_references(model.version, None):
             raise ConfigError(
                 f"category {args.category!r} wants {policy.references} references and has no bank "
                 f"yet: add --references {policy.references} or --references FOLDER"
@@ -108,15 +110,15 @@ def _run_calibrate(args: argparse.Namespace) -> int:
         if ng_scores and args.catch is not None:
             made = with_review_that_catches(made, scores, ng_scores, args.catch)
         if references:
-            _keep(slot, args.category)
+            _keep(model.references, args.category)
         copies = _keep_copies(config, args.category, [*files, *references])
         with write_transaction(engine) as connection:
             repository.ensure_model_version(
                 connection,
-                name=slot.version,
-                method=slot.method,
-                backbone=slot.backbone,
-                card_json=slot.card_json,
+                name=model.version,
+                method=model.method,
+                backbone=model.backbone,
+                card_json=model.card_json,
                 now=made.created_utc,
             )
             repository.add_calibration(connection, made)
@@ -182,6 +184,11 @@ def _policy(config: Config, category: str) -> CategoryConfig:
 
 
 def _refuse_misfit(args: argparse.Namespace, policy: CategoryConfig) -> None:
+    if args.model is not None and policy.checkpoint is not None:
+        raise ConfigError(
+            f"--model: category {args.category!r} has a model of its own, {policy.checkpoint}; "
+            "its thresholds belong to that one"
+        )
     if args.references is None:
         return
     if not policy.references:
@@ -240,9 +247,9 @@ def _learn(slot: "DetectorSlot", category: str, policy: CategoryConfig, files: l
         raise ConfigError(f"no reference bank: {error}") from error
 
 
-def _keep(slot: "DetectorSlot", category: str) -> None:
+def _keep(banks: "References", category: str) -> None:
     try:
-        slot.keep(category)
+        banks.keep(category)
     except OSError as error:
         raise ConfigError(
             f"model.references_dir: the bank cannot be written: {error.strerror} "

@@ -59,7 +59,9 @@ def _findings(path: Path | None) -> Iterator[Finding]:
             yield fail("configuration", str(error), "correct the file")
         else:
             yield ok("configuration", f"{path} is valid")
-    yield from check_software(None if config is None else config.model.checkpoint)
+    yield from check_software(
+        [None] if config is None else [config.model.checkpoint, *config.own_checkpoints]
+    )
     yield from check_machine()
     if config is not None and path is not None:
         from daemon.doctor.line import check_line

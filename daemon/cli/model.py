@@ -14,6 +14,7 @@ from rich.text import Text
 
 from daemon.cli.arguments import positive_int
 from daemon.cli.line_database import add_line_arguments, open_line
+from daemon.cli.model_new import add_command as add_new_command
 from daemon.config.line import Config
 from daemon.errors import ConfigError, ModelError
 
@@ -27,7 +28,7 @@ ACTIVE = "active"
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `model list`, `promote`, `rollback`, `try`, `reject`, `import` and `export`."""
+    """Adds `model list`, `promote`, `rollback`, `try`, `reject`, `import`, `export` and `new`."""
     group = subparsers.add_parser("model", help="the models of a line, and which one inspects")
     commands = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -57,6 +58,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--out", type=Path, required=True, help="file to write; must not exist")
     parser.set_defaults(run=_run_export)
     add_line_arguments(parser)
+    add_new_command(commands)
 
 
 def _add(
@@ -266,16 +268,16 @@ def _refuse_without_thresholds(
 
     model = LoadedModel(
         predictor,
-        config.categories,
+        config.shared_categories,
         config.model.references_dir,
         max_batch=config.batch.max_batch_size,
     )
     try:
-        versions = {name: model.references.version_of(name) for name in config.categories}
+        versions = {name: model.references.version_of(name) for name in config.shared_categories}
     finally:
         model.close()
     with engine.connect() as connection:
-        missing = judged_only_by(connection, config.categories, running, versions)
+        missing = judged_only_by(connection, config.shared_categories, running, versions)
     if missing:
         raise ModelError(
             f"model {predictor.version} has no thresholds for {', '.join(missing)}: make them with "

@@ -73,15 +73,15 @@ def _run_check_config(args: argparse.Namespace) -> int:
 
 def _refuse_missing_checkpoint(config: Config) -> None:
     """Find a mistyped folder now; what is in the files is checked when the daemon loads them."""
-    folder = config.model.checkpoint
-    if folder is None:
-        return
-    for name in ("card.json", "weights.safetensors"):
-        if not (folder / name).is_file():
-            raise ConfigError(
-                f"model.checkpoint: there is no {name} in {folder}: "
-                "name the folder that `zsad train` wrote, or remove the key"
-            )
+    named = [("model", config.model.checkpoint)]
+    named += [(f"categories.{name}", each.checkpoint) for name, each in config.categories.items()]
+    for section, folder in named:
+        for name in ("card.json", "weights.safetensors"):
+            if folder is not None and not (folder / name).is_file():
+                raise ConfigError(
+                    f"{section}.checkpoint: there is no {name} in {folder}: "
+                    "name the folder that `zsad train` wrote, or remove the key"
+                )
 
 
 def _summary(path: Path, config: Config) -> str:
@@ -154,6 +154,8 @@ def _category_line(name: str, category: CategoryConfig) -> str:
         f"at most {_share(category.review_rate)} of OK parts to review, "
         f"{_share(category.ng_rate)} NG",
     ]
+    if category.checkpoint is not None:
+        parts.append(f"by a model of its own, {category.checkpoint}")
     if category.confidence is not None:
         parts.append(f"with {100 * category.confidence:g} % confidence")
     if not category.roi.is_whole_frame:

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from daemon.cli.arguments import positive_float, positive_int
 from daemon.cli.datasets import add_dataset_argument
+from daemon.cli.method_arguments import add_method_arguments, named_backbone, named_method
 from daemon.cli.output import Advance, progress_bar, warn
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from zsad.config.method import MethodConfig
     from zsad.processes import Processes
     from zsad.training_run import LabelledSet, TrainingRun
 
@@ -74,32 +74,9 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--layout", choices=("mvtec", "folder", "jsonl", "meta"))
     add_dataset_argument(kind)
-    parser.add_argument("--backbone", metavar="NAME", help="compact-v1, or an open_clip model name")
-    parser.add_argument(
-        "--pretrained", metavar="TAG", help="open_clip tag or checkpoint file of --backbone"
-    )
-    parser.add_argument(
-        "--image-size",
-        type=positive_int,
-        metavar="PX",
-        help="input side; default: the backbone's own (the papers run ViT-L/14 at 518)",
-    )
-    parser.add_argument(
-        "--activation",
-        choices=("native", "quick_gelu", "gelu"),
-        default="native",
-        help="native: as the backbone's name says; the released AA-CLIP code runs gelu",
-    )
+    add_method_arguments(parser, backbone=None)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--preset", choices=("paper", "official"), default="paper")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the method, as in zsad/config/METHOD.py; may be repeated",
-    )
     pictures = parser.add_mutually_exclusive_group()
     pictures.add_argument(
         "--every-image",
@@ -204,8 +181,6 @@ def _silently(_: str) -> Iterator[Advance]:
 
 def _train(args: argparse.Namespace, device: "torch.device", processes: "Processes") -> Path:
     from zsad.compact_fit import FitRecipe
-    from zsad.config.backbone import BackboneConfig
-    from zsad.config.published import with_published_positions
     from zsad.train_method import StageSchedule
     from zsad.training_run import Watch, train_compact_backbone, train_method
 
@@ -222,38 +197,8 @@ def _train(args: argparse.Namespace, device: "torch.device", processes: "Process
         )
         for stage in _STAGES
     ]
-    method = _method(args)
-    backbone = BackboneConfig(
-        name=args.backbone,
-        pretrained=args.pretrained,
-        image_size=args.image_size,
-        activation=args.activation,
-    )
-    backbone = with_published_positions(backbone, method)
-    return train_method(run, method, backbone, schedules, watch=watch)
-
-
-def _method(args: argparse.Namespace) -> "MethodConfig":
-    """The method with its options; words of `--option` become what the option's type wants."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from zsad.config.method import MethodConfig
-
-    options = {"method": args.method}
-    if args.preset != "paper":  # methods without released code have no preset to choose
-        options["preset"] = args.preset
-    for word in args.option:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--option {word!r} is not NAME=VALUE")
-        options[name] = value
-    try:
-        method: MethodConfig = TypeAdapter(MethodConfig).validate_python(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"option {place} is {first['input']!r}: {first['msg']}") from error
-    return method
+    method = named_method(args)
+    return train_method(run, method, named_backbone(args, method), schedules, watch=watch)
 
 
 def _training_run(

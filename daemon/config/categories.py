@@ -1,6 +1,7 @@
 """What is inspected, and how strictly."""
 
 import hashlib
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,10 +14,10 @@ from daemon.config.section import CrossCheckError, Place, Section
 class CategoryConfig(Section):
     """One product category: how it is looked at, and its decision policy.
 
-    The detector is the daemon's own (`model`): categories differ in what is here.
-
     Attributes:
         class_name: The noun or phrase given to the text encoder ("woven fabric").
+        checkpoint: Folder of a model for this category, of any method; None is the line's
+            (`model`). Nights leave such a model, and the category, alone.
         roi: Where in the frame; with one, the score is the highest map value inside it.
         sanity: What an image must be like to be inspected.
         review_rate: Share of OK parts that may score REVIEW or NG.
@@ -36,6 +37,7 @@ class CategoryConfig(Section):
     """
 
     class_name: Annotated[str, Field(min_length=1, max_length=200)]
+    checkpoint: Path | None = None
     roi: RoiConfig = RoiConfig()
     sanity: SanityConfig = SanityConfig()
     review_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -139,6 +139,17 @@ class Config(Section):
         return problems
 
     @property
+    def shared_categories(self) -> dict[str, CategoryConfig]:
+        """Those that the line's model inspects; each of the others has one of its own."""
+        return {name: each for name, each in self.categories.items() if each.checkpoint is None}
+
+    @property
+    def own_checkpoints(self) -> tuple[Path, ...]:
+        """Folders of the models that single categories have."""
+        found = (category.checkpoint for category in self.categories.values())
+        return tuple(dict.fromkeys(path for path in found if path is not None))
+
+    @property
     def zone(self) -> ZoneInfo:
         """The line's time zone."""
         return ZoneInfo(self.timezone)

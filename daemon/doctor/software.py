@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -23,14 +23,15 @@ CPU_FLAGS = ("avx2", "avx512f", "amx_bf16")
 _CHUNK_BYTES = 1 << 20
 
 
-def check_software(checkpoint: Path | None) -> Iterator[Finding]:
-    """Everything that needs no configuration but the folder of its model; None is the embedded."""
+def check_software(checkpoints: Sequence[Path | None]) -> Iterator[Finding]:
+    """Everything that needs no configuration but the folders of its models; None: the embedded."""
     yield _python()
     yield _own_package()
     yield _opencv()
     yield _cpu()
     yield from _torch()
-    yield from check_weights(_embedded() if checkpoint is None else [checkpoint])
+    for folder in checkpoints:
+        yield from check_weights(_embedded() if folder is None else [folder])
 
 
 def _python() -> Finding:
@@ -95,7 +96,7 @@ def _gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def check_weights(folders: list[Path]) -> Iterator[Finding]:
+def check_weights(folders: Sequence[Path]) -> Iterator[Finding]:
     """Whether weights are the bytes that their cards name."""
     for folder in folders:
         name = f"weights {folder.name}"

@@ -14,9 +14,9 @@ from daemon.inspection.calibration import calibrate
 
 
 class CalibrationBook:
-    """Calibrations of the model version in use, by category and recipe.
+    """Calibrations of the model versions in use, by category and recipe.
 
-    A category with a reference bank has a version of its own: the model's with the bank's id.
+    A category with a reference bank or a model of its own has a version of its own.
 
     A recipe that was changed and changed back finds its thresholds again.
     """
@@ -40,7 +40,7 @@ class CalibrationBook:
         self._variants = dict(variants or {})
         self._categories = dict(categories)
         self._lock = threading.Lock()
-        self._calibrations = self._of_this_model(calibrations)
+        self._calibrations = {_key(made): made for made in calibrations}
         self._learned = {name: list(learned.get(name, ())) for name in categories}
         self._now = now
 
@@ -57,13 +57,12 @@ class CalibrationBook:
     def begin(self, category: str, model_version: str) -> None:
         """Scores are made by another version from now on: nothing learnt before is worth a thing.
 
-        Its calibrations, if there are any, come with the next `replace`.
+        Its calibrations, if there are any, came with a `replace` or come with the next.
         """
         with self._lock:
             self._variants[category] = model_version
             self._learned[category] = []
-            for key in [key for key in self._calibrations if key[0] == category]:
-                del self._calibrations[key]
+            self._forget_others(category)
 
     @property
     def model_version(self) -> str:
@@ -84,12 +83,19 @@ class CalibrationBook:
         calibrations: Iterable[Calibration],
         learned: Mapping[str, Sequence[tuple[float, float]]],
     ) -> None:
-        """Every score is made by another model from now on; arguments as of the construction."""
+        """The line has another model from now on; arguments as of the construction.
+
+        A category whose version stays the same keeps its thresholds and what it has learnt.
+        """
         with self._lock:
+            before = {name: self._version(name) for name in self._categories}
             self._model_version = model_version
             self._variants = dict(variants)
-            self._calibrations = self._of_this_model(calibrations)
-            self._learned = {name: list(learned.get(name, ())) for name in self._categories}
+            self._calibrations |= {_key(made): made for made in calibrations}
+            for name, version in before.items():
+                if self._version(name) != version:
+                    self._learned[name] = list(learned.get(name, ()))
+                self._forget_others(name)
 
     def follow(self, categories: Mapping[str, CategoryConfig]) -> None:
         """Take over another configuration; scores of another recipe are forgotten."""
@@ -101,17 +107,19 @@ class CalibrationBook:
             self._categories = dict(categories)
 
     def replace(self, calibrations: Iterable[Calibration]) -> list[Calibration]:
-        """Take over newer calibrations; returns those that were new."""
+        """Take over newer calibrations; returns those of them in force.
+
+        The others wait for their version to `begin`.
+        """
         changed = []
         with self._lock:
             for made in calibrations:
-                if made.model_version != self._version(made.category):
-                    continue
-                key = made.category, made.recipe
+                key = _key(made)
                 old = self._calibrations.get(key)
                 if old is None or made.created_utc > old.created_utc:
                     self._calibrations[key] = made
-                    changed.append(made)
+                    if made.model_version == self._version(made.category):
+                        changed.append(made)
                     policy = self._categories.get(made.category)
                     if policy is not None and self._get(made.category, policy) is made:
                         self._learned[made.category].clear()
@@ -141,7 +149,7 @@ class CalibrationBook:
                 source=f"first {len(seen)} frames",
                 now=self._now(),
             )
-            self._calibrations[category, calibration.recipe] = calibration
+            self._calibrations[_key(calibration)] = calibration
             seen.clear()
             return calibration
 
@@ -153,20 +161,23 @@ class CalibrationBook:
                 return None
             return len(self._learned[category]), policy.learn_frames
 
-    def _of_this_model(
-        self, calibrations: Iterable[Calibration]
-    ) -> dict[tuple[str, str | None], Calibration]:
-        return {
-            (made.category, made.recipe): made
-            for made in calibrations
-            if made.model_version == self._version(made.category)
-        }
+    def _forget_others(self, category: str) -> None:
+        """Of a category only the calibrations of its version are kept."""
+        version = self._version(category)
+        for key in [key for key in self._calibrations if key[0] == category and key[1] != version]:
+            del self._calibrations[key]
 
     def _version(self, category: str) -> str:
         return self._variants.get(category, self._model_version)
 
     def _get(self, category: str, policy: CategoryConfig) -> Calibration | None:
-        made = self._calibrations.get((category, policy.recipe))
+        version = self._version(category)
+        made = self._calibrations.get((category, version, policy.recipe))
         if made is None and policy.roi.is_whole_frame and policy.min_defect_px is None:
-            made = self._calibrations.get((category, None))  # from before there were recipes
+            # from before there were recipes
+            made = self._calibrations.get((category, version, None))
         return made
+
+
+def _key(made: Calibration) -> tuple[str, str, str | None]:
+    return made.category, made.model_version, made.recipe

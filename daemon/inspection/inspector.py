@@ -20,6 +20,7 @@ from daemon.core import (
     ScoreMap,
     Severity,
     Verdict,
+    base_version,
 )
 from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.decision import decide
@@ -212,7 +213,7 @@ class Inspector:
         inspection = Inspection(
             info=frame.info,
             verdict=Verdict.ERROR,
-            model_version=self._book.model_version,
+            model_version=base_version(self._book.version(frame.info.category)),
             decided_utc=self._now(),
             frame_to_verdict_s=self._clock() - frame.info.received_at,
             width_px=width_px,

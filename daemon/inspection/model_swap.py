@@ -53,9 +53,9 @@ class ModelSwap:
         if self._next.empty():
             return
         coming = self._next.get()
-        categories = self._book.categories
-        versions = {name: coming.model.references.version_of(name) for name in categories}
         old = self._slot.swap(coming.model)
+        categories = self._book.categories
+        versions = {name: self._slot.version_of(name, each) for name, each in categories.items()}
         self._book.change_model(coming.model.version, versions, coming.calibrations, coming.learned)
         self._replaced.put(old)
 

@@ -5,9 +5,10 @@ no calibration can be made from it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+from daemon.config.categories import CategoryConfig
 from daemon.core import Event, Frame, Inspection, Verdict
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ class NoDetector:
 
     Attributes:
         version: Shown in the status, the report and every row.
-        method, backbone, card_json, memory_shortages: As of a DetectorSlot.
+        method, backbone, card_json, memory_shortages: As of a LoadedModel.
     """
 
     version = "none (commissioning)"
@@ -41,11 +42,19 @@ class NoDetector:
         self._on_batch = on_batch
         self._tell = tell
 
-    def warm_up(self, batch_size: int, class_names: Sequence[str]) -> None:  # noqa: ARG002
+    @property
+    def models(self) -> "tuple[NoDetector, ...]":
+        """As of a DetectorSlot: what the database has to know of."""
+        return (self,)
+
+    def prepare(self, categories: Mapping[str, CategoryConfig]) -> None:
+        """Nothing is loaded."""
+
+    def warm_up(self, batch_size: int) -> None:  # noqa: ARG002
         """Say plainly that nothing will be judged."""
         logger.warning("commissioning: no detector is loaded, every verdict is LEARNING")
 
-    def version_of(self, category: str) -> str:  # noqa: ARG002
+    def version_of(self, name: str, category: CategoryConfig) -> str:  # noqa: ARG002
         """The same for all."""
         return self.version
 

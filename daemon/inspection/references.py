@@ -97,13 +97,8 @@ class References:
         shelf = self._shelves.get(category)
         return None if shelf is None else shelf.bank
 
-    def take_over(self, categories: Mapping[str, CategoryConfig]) -> dict[str, str]:
-        """Follow the configuration, put finished banks and new files in force.
-
-        Returns:
-            The new version of each category whose version changed.
-        """
-        before = {name: self.version_of(name) for name in categories}
+    def take_over(self, categories: Mapping[str, CategoryConfig]) -> None:
+        """Follow the configuration, put finished banks and new files in force."""
         if categories is not self._categories:
             self._follow(categories)
         is_time = self._clock() >= self._look_at
@@ -115,8 +110,6 @@ class References:
                     self._finish(shelf, shelf.building)
             elif is_time:
                 self._look_for_file(shelf)
-        after = {name: self.version_of(name) for name in categories}
-        return {name: version for name, version in after.items() if version != before[name]}
 
     def offer(self, category: str, views: Sequence[Image]) -> bool:
         """Show an OK frame of a category that is LEARNING.

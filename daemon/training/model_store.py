@@ -63,9 +63,14 @@ class ModelStore:
         base: Folder of the configured model; it is never removed.
     """
 
-    def __init__(self, folder: Path, base: Path | None) -> None:
-        """`base` None is the detector that ships with the package."""
+    def __init__(self, folder: Path, base: Path | None, in_use: Collection[Path] = ()) -> None:
+        """`base` None is the detector that ships with the package.
+
+        Args:
+            in_use: Folders of models that single categories have; never removed either.
+        """
         self.folder = folder
+        self._in_use = in_use
         self.base = base or default_checkpoint()
 
     def base_version(self) -> str:
@@ -196,7 +201,11 @@ class ModelStore:
         Raises:
             OSError: one cannot be removed.
         """
-        others = [model for model in self.models() if model.version not in keep]
+        others = [
+            model
+            for model in self.models()
+            if model.version not in keep and model.path not in self._in_use
+        ]
         gone = []
         with self._locked():
             for model in others[last:]:

@@ -35,11 +35,12 @@ from daemon.training.evidence import (
 )
 from daemon.training.gate import judge, losses
 from daemon.training.golden import MAX_GOLDEN, replay_golden, write_golden
-from daemon.training.model_store import GOLDEN_NAME, ModelStore
+from daemon.training.model_store import GOLDEN_NAME
 from daemon.training.night_end import NightEnd, Outcome
 from daemon.training.night_work import is_whole, keep, read_kept, start_clean, work_folder
 from daemon.training.pictures import learnable_products, pictures_of
 from daemon.training.snapshot import Snapshot, SnapshotItem, good_images, take_snapshot
+from daemon.training.stored_model import store_of
 from daemon.training.thresholds import Thresholds, calibrate_candidate, same_scores
 from daemon.training.unseen import UnseenSet, unseen_sets
 from zsad.backbone import Backbone
@@ -96,8 +97,9 @@ class Night:
         assert config.frames is not None, "checked with the configuration"  # noqa: S101
         self._engine, self._config, self._run_id, self._now = engine, config, run_id, now
         self._training: TrainingConfig = config.training
+        self._categories = config.shared_categories
         self._frames_dir = config.frames.dir
-        self._store = ModelStore(config.training.models_dir, config.model.checkpoint)
+        self._store = store_of(config)
         self._end = NightEnd(engine, config, self._store, run_id=run_id, now=now)
         self._on_step = on_step
 
@@ -141,7 +143,7 @@ class Night:
         of_candidate = self._answers(candidate, work / "candidate.json", snapshot, sets, STEPS[3])
         losers = losses(
             measured_categories(
-                _held_out(snapshot, self._config), of_active, of_candidate, self._config.categories
+                _held_out(snapshot, self._config), of_active, of_candidate, self._categories
             ),
             margin=self._training.margin,
         )
@@ -162,11 +164,11 @@ class Night:
             of_candidate,
             self._in_force(of_active),
             thresholds,
-            self._config.categories,
+            self._categories,
             golden,
         )
         judgement = judge(evidence, margin=self._training.margin)
-        categories = self._config.categories
+        categories = self._categories
         alike = same_scores(of_active, of_candidate, categories)
         remarks = [
             *unmeasured(evidence, categories, alike),
@@ -194,7 +196,7 @@ class Night:
                 f"{new} labels are new since the last training, {self._training.min_new_labels} "
                 "are wanted (training.min_new_labels)"
             )
-        if not learnable_products(_learnt(snapshot), self._config.categories):
+        if not learnable_products(_learnt(snapshot), self._categories):
             raise _NothingToDoError(
                 "no category has frames labelled OK and NG to learn from: "
                 f"{'; '.join(snapshot.problems) or 'label both kinds'}"
@@ -216,7 +218,7 @@ class Night:
             return out
         self._tell("train")
         recipe = self._training.recipe
-        pictures = pictures_of(_learnt(snapshot), self._config.categories, side, recipe.synthetic)
+        pictures = pictures_of(_learnt(snapshot), self._categories, side, recipe.synthetic)
         training = Training(
             active=active,
             backbone=backbone,
@@ -245,7 +247,7 @@ class Night:
         self._tell(step)
         with self._loaded(predictor) as model:
             items = _held_out(snapshot, self._config)
-            found = ask(model, items, sets, self._config.categories, self._counter(step))
+            found = ask(model, items, sets, self._categories, self._counter(step))
         keep(file, found)
         return found
 
@@ -253,7 +255,7 @@ class Night:
         self, snapshot: Snapshot, candidate: Predictor, losers: Collection[str]
     ) -> bool:
         """Whether some products can stay as they were while others change."""
-        categories = self._config.categories
+        categories = self._categories
         taught = set(learnable_products(_learnt(snapshot), categories))
         lost = {categories[name].class_name for name in losers}
         return isinstance(candidate.detector, LinearProbe) and bool(lost) and bool(taught - lost)
@@ -266,7 +268,7 @@ class Night:
             self._tell("leave out what lost")
             assert isinstance(candidate.detector, LinearProbe), "looked at before"  # noqa: S101
             assert candidate.card is not None, "a model from disk has a card"  # noqa: S101
-            products = {self._config.categories[name].class_name for name in losers}
+            products = {self._categories[name].class_name for name in losers}
             withdraw(candidate.detector, candidate.card, active.detector, products, out)
         return out
 
@@ -278,7 +280,7 @@ class Night:
         if (kept := read_kept(file, Thresholds)) is not None:
             return kept
         self._tell("thresholds")
-        line, categories = self._config.line, self._config.categories
+        line, categories = self._config.line, self._categories
         in_force = self._in_force(active)
         alike = same_scores(active, candidate, categories)
         unchanged = {name: made for name, made in in_force.items() if name in alike}
@@ -299,7 +301,7 @@ class Night:
         self._tell("golden images")
         if not golden.exists():
             images = [
-                (load_image(item.frame), self._config.categories[item.category].class_name)
+                (load_image(item.frame), self._categories[item.category].class_name)
                 for item in _golden_items(_held_out(snapshot, self._config))
             ]
             half = golden.with_name(f".{GOLDEN_NAME}")
@@ -325,7 +327,7 @@ class Night:
     def _loaded(self, predictor: Predictor) -> Iterator[LoadedModel]:
         model = LoadedModel(
             predictor,
-            self._config.categories,
+            self._categories,
             self._config.model.references_dir,
             max_batch=self._config.batch.max_batch_size,
         )
@@ -341,7 +343,7 @@ class Night:
                 name: made
                 for name, version in active.versions.items()
                 for made in repository.current_calibrations(connection, version)
-                if (made.category, made.recipe) == (name, self._config.categories[name].recipe)
+                if (made.category, made.recipe) == (name, self._categories[name].recipe)
             }
 
     def _work_folder(self, snapshot: Snapshot, active_version: str) -> Path:
@@ -352,7 +354,7 @@ class Night:
             "precision": self._config.model.precision,
             "categories": {
                 name: category.model_dump(mode="json")
-                for name, category in self._config.categories.items()
+                for name, category in self._categories.items()
             },
             "training": self._training.model_dump(
                 mode="json", include={"recipe", "auxiliary", "unseen"}
@@ -367,7 +369,9 @@ def _learnt(snapshot: Snapshot) -> list[SnapshotItem]:
 
 def _held_out(snapshot: Snapshot, config: Config) -> list[SnapshotItem]:
     return [
-        item for item in snapshot.items if item.is_held_out and item.category in config.categories
+        item
+        for item in snapshot.items
+        if item.is_held_out and item.category in config.shared_categories
     ]
 
 

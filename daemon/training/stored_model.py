@@ -27,7 +27,7 @@ def store_of(config: Config) -> ModelStore:
             f"line {config.line!r} keeps no models: add a `training:` section with models_dir to "
             "its configuration"
         )
-    return ModelStore(config.training.models_dir, config.model.checkpoint)
+    return ModelStore(config.training.models_dir, config.model.checkpoint, config.own_checkpoints)
 
 
 def open_stored(

@@ -147,7 +147,7 @@ def detector_alone(args: argparse.Namespace, images: Sequence[Image]) -> dict[st
 
     model = ModelConfig(device="cpu", threads=args.threads)
     slot = DetectorSlot(model, {"fabric": FABRIC}, max_batch=args.batch)
-    slot.warm_up(args.batch, [FABRIC.class_name])
+    slot.warm_up(args.batch)
     batch = [images[i % len(images)] for i in range(args.batch)]
     products = [("fabric", FABRIC)] * args.batch
     anomaly_map = slot.infer(batch[:1], products[:1])[0][1]

@@ -57,7 +57,7 @@ class Line:
 
     def __init__(self) -> None:
         self.slot = DetectorSlot(ModelConfig(device="cpu"), {"fabric": FABRIC}, max_batch=4)
-        self.slot.warm_up(4, ["woven fabric"])
+        self.slot.warm_up(4)
         self.told: list[Inspection] = []
         self.scores: list[ShadowScore] = []
         self.frames = FrameQueue(QueueConfig(), {})

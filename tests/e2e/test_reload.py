@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from daemon_process import Line, wait_until
 
 from daemon.cli.main import main
 from daemon.ingest.publisher import FramePublisher
+from zsad.predictor import load_predictor
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -23,8 +25,13 @@ def texture(seed: int) -> np.ndarray:
 
 
 def test_reloads_under_load_lose_no_frame_and_a_wrong_file_changes_nothing(
-    line: Line, capsys: pytest.CaptureFixture[str]
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    own = tmp_path / "own"
+    new = ["model", "new", "clip_zero_shot", "--option", "temperature=0.5", "--out", str(own)]
+    assert main(new) == 0
+    for seed in range(12):
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), texture(seed))
     line.settings["sources"][0]["socket"] = "pull"
     line.settings["queue"] = {"max_frames": 8, "drop_policy": "block"}
     line.start()
@@ -35,7 +42,7 @@ def test_reloads_under_load_lose_no_frame_and_a_wrong_file_changes_nothing(
         with FramePublisher(
             line.endpoint, "cam1", category="fabric", mode="connect", socket="push"
         ) as cam1:
-            while not stop.wait(0.05):
+            while not stop.wait(0.1):
                 cam1.send(texture(sent[0]))
                 sent[0] += 1
             is_drained.wait(60)  # a sender that leaves may take what is in its socket with it
@@ -45,10 +52,11 @@ def test_reloads_under_load_lose_no_frame_and_a_wrong_file_changes_nothing(
     try:
         wait_until(lambda: sent[0] >= 15, "15 frames")
         line.settings["cameras"]["cam3"] = {"category": "cloth"}
-        line.settings["categories"]["cloth"] = {"class_name": "cloth"}
+        line.settings["categories"]["cloth"] = {"class_name": "cloth", "checkpoint": str(own)}
         line.settings["categories"]["fabric"]["ng_rate"] = 0.02
         line.settings["batch"] = {"max_batch_size": 4}
         line.write_config()
+        assert main(["calibrate", *config, "--category", "cloth", str(tmp_path)]) == 0
         assert main(["reload", *config]) == 0
         reloaded = capsys.readouterr().out
         with FramePublisher(line.endpoint, "cam3", mode="connect", socket="push") as cam3:
@@ -56,12 +64,17 @@ def test_reloads_under_load_lose_no_frame_and_a_wrong_file_changes_nothing(
             cloth = "SELECT count(*) FROM inspection WHERE category='cloth'"
             wait_until(lambda: line.count(cloth), "the new camera's frame")
 
+        line.settings["categories"]["cloth"]["checkpoint"] = "nowhere"
+        line.write_config()
+        assert main(["reload", *config]) == 2
+        no_model = capsys.readouterr().out
+        line.settings["categories"]["cloth"]["checkpoint"] = str(own)
         line.settings["categories"]["fabric"]["ng_rate"] = 2
         line.write_config()
         refused = main(["reload", *config])
         assert line.process is not None
         line.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: line.status().config.reloads == 2, "the refusal")
+        wait_until(lambda: line.status().config.reloads == 3, "the refusal")
         stop.set()
         inspected = "SELECT count(*) FROM inspection WHERE camera='cam1'"
         wait_until(lambda: line.count(inspected) == sent[0], "every frame to be inspected")
@@ -79,9 +92,22 @@ def test_reloads_under_load_lose_no_frame_and_a_wrong_file_changes_nothing(
     assert line.stop() == 0
     assert line.count("SELECT count(*) FROM event WHERE kind='config_changed'") == 1
     assert "waits for a restart: batch.max_batch_size: 8 -> 4" in reloaded
+    ((cloth_version, cloth_verdict),) = line.query(
+        "SELECT m.name, i.verdict FROM inspection i JOIN model_version m "
+        "ON m.id = i.model_version_id WHERE category='cloth'"
+    )
+    assert cloth_version == load_predictor(own, "cpu").version
+    assert cloth_verdict != "LEARNING"  # its thresholds were there from the first frame
+    (named,) = line.query(
+        "SELECT DISTINCT m.name FROM inspection i JOIN model_version m "
+        "ON m.id = i.model_version_id WHERE category='fabric'"
+    )[0]
+    assert named != cloth_version
+    assert "daemon.yaml:" in no_model
+    assert "categories.cloth.checkpoint" in no_model
     assert refused == 2
     assert "ng_rate" in in_force.problems[0]
-    assert line.count("SELECT count(*) FROM event WHERE kind='config_refused'") == 1
+    assert line.count("SELECT count(*) FROM event WHERE kind='config_refused'") == 2
     assert line.count("SELECT count(*) FROM inspection WHERE verdict='ERROR'") == 0
     assert line.count("SELECT count(*) FROM frame_loss") == 0
     assert found["verdict"] == "LEARNING"

@@ -103,7 +103,10 @@ class Line:
         return predict_tiled(self.predictor, images, names, tilings, banks, max_batch=4)
 
     def take_over(self, categories: Mapping[str, CategoryConfig]) -> Mapping[str, str]:
-        return self.references.take_over(categories)
+        before = {name: self.references.version_of(name) for name in categories}
+        self.references.take_over(categories)
+        after = {name: self.references.version_of(name) for name in categories}
+        return {name: version for name, version in after.items() if version != before[name]}
 
     def offer(self, name: str, category: CategoryConfig, image: Image) -> bool:
         return self.references.offer(name, [image])

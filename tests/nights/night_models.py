@@ -88,8 +88,13 @@ def picture(seed: int) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
 
-def thresholds(version: str, review: float, ng: float, category: str = "fabric") -> Calibration:
-    recipe = CategoryConfig(class_name="woven fabric").recipe
+def thresholds(
+    version: str,
+    review: float,
+    ng: float,
+    category: str = "fabric",
+    recipe: str = CategoryConfig(class_name="woven fabric").recipe,
+) -> Calibration:
     return Calibration(
         category, version, review, ng, 0.5, 100, 0.05, 0.01, True, "test", START, recipe=recipe
     )
@@ -121,7 +126,9 @@ class NightLine:
         self.slot = slot
         self.register(slot.version)
         with self.engine.connect() as connection:
-            versions = {name: slot.version_of(name) for name in config.categories}
+            versions = {
+                name: slot.version_of(name, each) for name, each in config.categories.items()
+            }
             known = known_of(connection, LINE, config.categories, versions)
         self.book = CalibrationBook(
             model_version=slot.version,

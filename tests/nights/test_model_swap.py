@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from night_models import LINE, NightLine, config_of, said, save_model
+from night_models import LINE, NightLine, config_of, said, save_model, thresholds
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from daemon.config.categories import CategoryConfig
 from daemon.config.storage import StorageConfig
 from daemon.core import Inspection, Severity, Verdict
 from daemon.errors import StorageError
 from daemon.inspection.loaded_model import LoadedModel
-from daemon.storage import models
+from daemon.storage import models, repository
 from daemon.storage.database import open_database, write_transaction
+from daemon.training.model_store import ModelStore
 from zsad.checkpoint import CheckpointCard
 from zsad.predictor import load_predictor
 
@@ -252,3 +254,29 @@ def test_a_person_who_changes_their_mind_before_the_swap_gets_the_last_word(
     (inspection,) = line.turn([1])
     assert inspection.model_version == b
     line.slot.model.references._builder.submit(lambda: None).result(timeout=10)
+
+
+def test_a_category_with_a_model_of_its_own_is_asked_of_no_candidate(
+    tmp_path: Path, made: Path, line_engine: Engine
+) -> None:
+    config = config_of(tmp_path, made / "base")
+    screw = CategoryConfig(class_name="metal screw", checkpoint=made / "b")
+    config = config.model_copy(update={"categories": {**config.categories, "screw": screw}})
+    line = NightLine(tmp_path, line_engine, config)
+    version, base = line.store.add(made / "a"), line.store.base_version()
+    line.calibrate(base, 0.7, 0.8)
+    line.calibrate(version, 0.6, 0.9)
+    with write_transaction(line_engine) as connection:
+        # from the time when the line's model inspected it
+        repository.add_calibration(connection, thresholds(base, 0.7, 0.8, "screw", screw.recipe))
+        models.propose(connection, LINE, version, 20, "night", "better", line.now)
+    line.start()
+
+    line.look()
+    line.look()
+
+    assert line.shadow.version == version
+    line.close()
+    kept = ModelStore(line.store.folder, made / "base", [line.store.path_of(version)])
+    assert kept.prune((), 0) == []
+    assert line.store.prune((), 0) == [version]

@@ -206,8 +206,9 @@ def test_a_frame_that_comes_in_waits_for_one_pass_of_a_frame_of_many_tiles(
     line.shadow._beat = lambda: passes.append(1)
 
     line.waiting = True
-    rival.book._calibrations = {("fabric", None): next(iter(rival.book._calibrations.values()))}
-    rival.book._calibrations["fabric", many.recipe] = rival.book._calibrations["fabric", None]
+    made = rival.book.get("fabric", seen.policy)
+    assert made is not None
+    rival.book.replace([replace(made, recipe=many.recipe)])
     line.shadow.step(is_idle=True)
 
     assert len(passes) == 1

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from daemon.config.changes import ABSENT, LIVE_KEYS, changes, with_live_changes
 from daemon.config.line import Config
 from daemon.config.storage import StorageConfig
 from daemon.config_file import ConfigFileError, line_of, load_config, read_config, shown
 from daemon.core import EventKind, Severity
+from daemon.errors import CategoryModelError
 from daemon.health import Health
 from daemon.reload import ConfigKeeper
 from daemon.status import ConfigStatus, read_in_force
@@ -52,10 +54,12 @@ def status(health: Health) -> ConfigStatus:
     return found
 
 
-def reload(kept: ConfigKeeper) -> tuple[list[Config], NOTED]:
+def reload(
+    kept: ConfigKeeper, prepare: Callable[[Config], None] = lambda _: None
+) -> tuple[list[Config], NOTED]:
     applied: list[Config] = []
     noted: NOTED = []
-    kept.reload(applied.append, lambda *note: noted.append(note))
+    kept.reload(prepare, applied.append, lambda *note: noted.append(note))
     return applied, noted
 
 
@@ -213,6 +217,30 @@ def test_a_file_that_vanished_is_refused(write_config: WriteConfig, engine: Engi
     with pytest.raises(ConfigFileError):
         read_config(path)
     assert "cannot be read" in status(health).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (CategoryModelError("fabric", "model /x: no card"), "daemon.yaml:11:1: categories"),
+        (OperationalError("SELECT", {}, Exception("no route")), "no route"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(
+    write_config: WriteConfig, engine: Engine, error: Exception, problem: str
+) -> None:
+    kept, health = keeper(write_config(), engine)
+    write_config(("{class_name: woven fabric}", "\n    class_name: cloth\n    checkpoint: x"))
+
+    def prepare(coming: Config) -> None:
+        assert coming.categories["fabric"].checkpoint is not None
+        raise error
+
+    applied, noted = reload(kept, prepare)
+
+    assert (applied, noted[0][0]) == ([], EventKind.CONFIG_REFUSED)
+    assert kept.in_force.categories["fabric"].class_name == "woven fabric"
+    assert problem in status(health).problems[0]
 
 
 # --- history
