@@ -124,7 +124,9 @@ def _facts(found: "Explanation", config: Config) -> Iterator[tuple[str, str]]:
     yield "frame", frame + (f", part {found.part_id}" if found.part_id else "")
     yield "received", f"{found.received_utc.astimezone(config.zone):%Y-%m-%d %H:%M:%S %Z}"
     yield "category", found.category
-    yield "model", found.model_version
+    has_own = found.policy is not None and found.policy.checkpoint is not None
+    own = f" (by categories.{found.category}.checkpoint)" if has_own else ""
+    yield "model", f"{found.model_version}{own}"
     if found.pred_score is not None:
         normalised = _normalised(found)
         shown = "" if normalised is None else f" (normalised {normalised:.3f}; NG from 0.500)"
