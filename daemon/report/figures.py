@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -46,11 +47,16 @@ def hour_counts(
 
 
 def slice_counts(
-    frames: Frames, losses: Sequence[Loss], start_utc: datetime, end_utc: datetime, zone: ZoneInfo
+    frames: Frames,
+    losses: Sequence[Loss],
+    hours: tuple[HourCounts, ...],
+    start_utc: datetime,
+    end_utc: datetime,
+    zone: ZoneInfo,
 ) -> tuple[HourCounts, ...]:
-    """As hours, but a window shorter than SHORT_WINDOW in at most MAX_SLICES shorter steps."""
+    """The hours, but a window shorter than SHORT_WINDOW in at most MAX_SLICES shorter steps."""
     if end_utc - start_utc >= SHORT_WINDOW:
-        return hour_counts(frames, losses, start_utc, end_utc, zone)
+        return hours
     step = next(step for step in _STEPS if (end_utc - start_utc) / step <= MAX_SLICES)
     starts = [start_utc]
     instant = _UNIX_EPOCH + step * ((start_utc - _UNIX_EPOCH) // step + 1)
@@ -62,14 +68,15 @@ def slice_counts(
 
 def score_summaries(frames: Frames, model_names: Mapping[int, str]) -> tuple[ScoreSummary, ...]:
     """Scores by category, model version and thresholds in force, in the order they came up."""
-    same: dict[tuple[str, int, float | None, float | None], list[bool]] = {}
-    for index, key in enumerate(frames.keys):
-        if key.verdict in INSPECTED_VERDICTS:
-            name = (key.category, key.model_version_id, key.review_threshold, key.ng_threshold)
-            same.setdefault(name, [False] * len(frames.keys))[index] = True
+    same = [
+        (key.category, key.model_version_id, key.review_threshold, key.ng_threshold)
+        if key.verdict in INSPECTED_VERDICTS
+        else None
+        for key in frames.keys
+    ]
     found = []
-    for (category, model_version_id, review_threshold, ng_threshold), wanted in same.items():
-        at = _scored(frames, wanted)
+    for name, at in frames.grouped(same, among=np.isfinite(frames.score)).items():
+        category, model_version_id, review_threshold, ng_threshold = name
         if not len(at):
             continue
         scores = np.sort(frames.score[at])
@@ -92,14 +99,12 @@ def score_summaries(frames: Frames, model_names: Mapping[int, str]) -> tuple[Sco
 
 def score_points(frames: Frames) -> tuple[ScorePoint, ...]:
     """A sample for plotting: evenly spread over each category's frames of each verdict."""
+    same = [
+        (key.category, key.verdict) if key.verdict in INSPECTED_VERDICTS else None
+        for key in frames.keys
+    ]
     found = []
-    same: dict[tuple[str, Verdict], list[bool]] = {}
-    for index, key in enumerate(frames.keys):
-        if key.verdict in INSPECTED_VERDICTS:
-            wanted = same.setdefault((key.category, key.verdict), [False] * len(frames.keys))
-            wanted[index] = True
-    for (category, verdict), wanted in same.items():
-        at = _scored(frames, wanted)
+    for (category, verdict), at in frames.grouped(same, among=np.isfinite(frames.score)).items():
         step = max(1, -(-len(at) // MAX_POINTS_PER_VERDICT))  # rounded up
         found += [
             ScorePoint(instant_of(frames.received_us[i]), category, float(frames.score[i]), verdict)
@@ -108,28 +113,18 @@ def score_points(frames: Frames) -> tuple[ScorePoint, ...]:
     return tuple(sorted(found, key=lambda point: point.received_utc))
 
 
-def _scored(frames: Frames, wanted: list[bool]) -> NDArray[np.intp]:
-    """Positions of the wanted frames that have a score; without a detector none has."""
-    at = frames.where(wanted)
-    return at[np.isfinite(frames.score[at])]
-
-
 def latency_summaries(frames: Frames) -> tuple[LatencySummary, ...]:
     """Receipt to verdict of inspected frames: all cameras first, then each."""
-    inspected = [key.verdict in INSPECTED_VERDICTS for key in frames.keys]
-    at = frames.where(inspected)
-    if not len(at):
+    cameras = [key.camera if key.verdict in INSPECTED_VERDICTS else None for key in frames.keys]
+    ordered = {
+        camera: np.sort(frames.latency_ms[at])
+        for camera, at in sorted(frames.grouped(cameras).items())
+    }
+    if not ordered:
         return ()
-    found = [_latency(None, frames.latency_ms[at])]
-    for camera in sorted(
-        {key.camera for key, wanted in zip(frames.keys, inspected, strict=True) if wanted}
-    ):
-        wanted = [
-            is_inspected and key.camera == camera
-            for key, is_inspected in zip(frames.keys, inspected, strict=True)
-        ]
-        found.append(_latency(camera, frames.latency_ms[frames.where(wanted)]))
-    return tuple(found)
+    # stable: merges what is in order already
+    whole = np.sort(np.concatenate(list(ordered.values())), kind="stable")
+    return tuple(_latency(camera, one) for camera, one in [(None, whole), *ordered.items()])
 
 
 def model_uses(frames: Frames, models: Mapping[int, tuple[str, str, str]]) -> tuple[ModelUse, ...]:
@@ -141,25 +136,31 @@ def model_uses(frames: Frames, models: Mapping[int, tuple[str, str, str]]) -> tu
     Args:
         models: Name, method and backbone by model_version_id.
     """
-    at = frames.where([key.verdict in INSPECTED_VERDICTS for key in frames.keys])
-    if not len(at):
-        return ()
     ids: dict[str, int] = {}
     weights_of = {
         model_id: ids.setdefault(base_version(name), model_id)
         for model_id, (name, _, _) in sorted(models.items())
     }
-    model_of_key = np.array([weights_of[key.model_version_id] for key in frames.keys], np.int64)
-    model = model_of_key[frames.code[at]]
-    changes = np.flatnonzero(np.diff(model)) + 1
+    names, number = frames.numbered(
+        [
+            weights_of[key.model_version_id] if key.verdict in INSPECTED_VERDICTS else None
+            for key in frames.keys
+        ]
+    )
+    at = np.flatnonzero(number != names.index(None)) if None in names else np.arange(len(number))
+    if not len(at):
+        return ()
+    model = number[at]
+    begins = [0, *(np.flatnonzero(model[1:] != model[:-1]) + 1).tolist()]
+    ends = [*begins[1:], len(at)]
     return tuple(
         ModelUse(
-            *models[int(model[stretch[0]])],
-            from_utc=instant_of(frames.received_us[at[stretch[0]]]),
-            to_utc=instant_of(frames.received_us[at[stretch[-1]]]),
-            frames=len(stretch),
+            *models[cast(int, names[model[begin]])],
+            from_utc=instant_of(frames.received_us[at[begin]]),
+            to_utc=instant_of(frames.received_us[at[end - 1]]),
+            frames=end - begin,
         )
-        for stretch in np.split(np.arange(len(at)), changes)
+        for begin, end in zip(begins, ends, strict=True)
     )
 
 
@@ -190,9 +191,9 @@ def _counts_from(
 
 def _groups(frames: Frames, frames_per_key: NDArray[np.int64]) -> tuple[GroupCounts, ...]:
     pairs: dict[tuple[str, str], list[tuple[Verdict, int]]] = defaultdict(list)
-    for key, n in zip(frames.keys, frames_per_key.tolist(), strict=True):
-        if n:
-            pairs[key.camera, key.category].append((key.verdict, n))
+    for code in np.flatnonzero(frames_per_key).tolist():
+        key = frames.keys[code]
+        pairs[key.camera, key.category].append((key.verdict, int(frames_per_key[code])))
     return tuple(
         GroupCounts(camera, category, counts_of(verdicts))
         for (camera, category), verdicts in sorted(pairs.items())
@@ -215,8 +216,7 @@ def _hour_name(instant: datetime, zone: ZoneInfo) -> tuple[datetime, timedelta |
     return local.replace(minute=0, second=0, microsecond=0, tzinfo=None), local.utcoffset()
 
 
-def _latency(camera: str | None, latency_ms: NDArray[np.float64]) -> LatencySummary:
-    ordered = np.sort(latency_ms)
+def _latency(camera: str | None, ordered: NDArray[np.float64]) -> LatencySummary:
     return LatencySummary(
         camera=camera,
         frames=len(ordered),

@@ -1,7 +1,7 @@
 """The ledger: where every frame of every camera went, checked against the camera's own numbers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,12 +38,12 @@ def ledger_rows(
         cameras: Configured camera names.
         window: Start and end (UTC) that frames and losses were read for.
     """
-    checks = _number_checks(connection, frames, losses, window)
+    frames_per_key = np.bincount(frames.code, minlength=len(frames.keys)).tolist()
+    checks = _number_checks(connection, _numbers(frames, frames_per_key, losses), window)
     by_verdict: dict[str, Counter[Verdict]] = defaultdict(Counter)
     lost: dict[str, Counter[LossReason]] = defaultdict(Counter)
     unnumbered: Counter[str] = Counter()
-    frames_per_key = np.bincount(frames.code, minlength=len(frames.keys))
-    for key, n in zip(frames.keys, frames_per_key.tolist(), strict=True):
+    for key, n in zip(frames.keys, frames_per_key, strict=True):
         by_verdict[key.camera][key.verdict] += n
         if key.error_reason is not None:
             lost[key.camera][key.error_reason] += n
@@ -88,8 +88,7 @@ class _NumberCheck:
 
 def _number_checks(
     connection: Connection,
-    frames: Frames,
-    losses: Sequence[Loss],
+    recorded: Mapping[tuple[str, int], _Numbers],
     window: tuple[datetime, datetime],
 ) -> dict[str, _NumberCheck]:
     """Frames known sent by each camera, and how many of these numbers have any record at all.
@@ -100,7 +99,7 @@ def _number_checks(
     daemon joined a sender that names no epoch.
     """
     checks: dict[str, _NumberCheck] = defaultdict(_NumberCheck)
-    for (camera, epoch), numbers in _numbers(frames, losses).items():
+    for (camera, epoch), numbers in recorded.items():
         check = checks[camera]
         before = None
         if numbers.lowest > 0:
@@ -128,16 +127,12 @@ def _count_rows(connection: Connection, camera: str, epoch: int, first: int, las
     return connection.scalar(select(func.count()).select_from(row).where(*wanted)) or 0
 
 
-def _numbers(frames: Frames, losses: Sequence[Loss]) -> dict[tuple[str, int], _Numbers]:
+def _numbers(
+    frames: Frames, frames_per_key: Sequence[int], losses: Sequence[Loss]
+) -> dict[tuple[str, int], _Numbers]:
+    """By camera and epoch."""
     found: dict[tuple[str, int], _Numbers] = {}
-    lowest = np.full(len(frames.keys), np.iinfo(np.int64).max)
-    highest = np.full(len(frames.keys), -1, dtype=np.int64)
-    np.minimum.at(lowest, frames.code, frames.seq)
-    np.maximum.at(highest, frames.code, frames.seq)
-    rows = np.bincount(frames.code, minlength=len(frames.keys))
-    for key, low, high, n in zip(
-        frames.keys, lowest.tolist(), highest.tolist(), rows.tolist(), strict=True
-    ):
+    for key, (low, high), n in zip(frames.keys, frames.numbers, frames_per_key, strict=True):
         numbers = found.setdefault((key.camera, key.epoch), _Numbers(low, high))
         numbers.rows += n
         numbers.lowest, numbers.highest = min(numbers.lowest, low), max(numbers.highest, high)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from daemon.config.line import Config
 from daemon.report.contents import ReportWindow, ShiftReport, VerdictCounts
-from daemon.report.defects import read_gallery, read_pareto, read_parts
+from daemon.report.defects import pareto_of, read_gallery, read_parts
 from daemon.report.figures import (
     group_counts,
     hour_counts,
@@ -91,6 +91,7 @@ def _build(engine: Engine, config: Config, window: ReportWindow, now: datetime) 
         losses = read_losses(connection, line, start_utc, end_utc, known_cameras=cameras)
         models = read_models(connection)
         groups = group_counts(frames)
+        hours = hour_counts(frames, losses, start_utc, end_utc, config.zone)
         totals = sum((group.counts for group in groups), VerdictCounts())
         return ShiftReport(
             line=line,
@@ -102,8 +103,8 @@ def _build(engine: Engine, config: Config, window: ReportWindow, now: datetime) 
             parts=read_parts(connection, line, start_utc, end_utc, totals.judged)
             if any(key.has_part_id for key in frames.keys)
             else None,
-            hours=hour_counts(frames, losses, start_utc, end_utc, config.zone),
-            slices=slice_counts(frames, losses, start_utc, end_utc, config.zone),
+            hours=hours,
+            slices=slice_counts(frames, losses, hours, start_utc, end_utc, config.zone),
             ledger=ledger_rows(connection, frames, losses, cameras, (start_utc, end_utc)),
             scores=score_summaries(frames, {key: model[0] for key, model in models.items()}),
             score_points=score_points(frames),
@@ -111,8 +112,8 @@ def _build(engine: Engine, config: Config, window: ReportWindow, now: datetime) 
             model_uses=model_uses(frames, models),
             calibrations=read_calibrations(connection, config.categories, start_utc, end_utc),
             daemon_runs=read_daemon_runs(connection, line, start_utc, end_utc),
-            pareto=read_pareto(connection, line, start_utc, end_utc),
-            gallery=read_gallery(connection, line, start_utc, end_utc),
+            pareto=pareto_of(frames),
+            gallery=read_gallery(connection, frames),
             model_changes=read_model_changes(connection, line, start_utc, end_utc),
             nights=read_nights(connection, line, start_utc, end_utc),
             agreement=read_agreement(connection, line, start_utc, end_utc, totals.by_verdict),

@@ -1,56 +1,129 @@
-"""Many rows into PostgreSQL at the price of one statement; SQLite has executemany, which is enough.
+"""Many rows at the price of one statement: what SQLAlchemy would do for each row is left out.
 
-psycopg takes long statements apart anew each time, and sends executemany row by row. Rows of
-numbers and short texts therefore go in as one array for each column, pictures by COPY, where
-their bytes are neither quoted nor copied.
+PostgreSQL gets COPY in its binary form: psycopg takes long statements apart anew each time and
+sends executemany row by row, and the server writes copied rows a page at a time. SQLite gets the
+driver's executemany. Neither leaves out a row whose key is taken and says so, so inspections are
+numbered beforehand, and the rare batch with a known frame is inserted again the slow way.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, Text, bindparam, column, func, insert, select
-from sqlalchemy.dialects import postgresql
+import psycopg
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    Select,
+    String,
+    Text,
+    bindparam,
+    column,
+    func,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.types import TypeEngine
 
 from daemon.storage.database import driver_cursor
 from daemon.storage.rows import Values
-from daemon.storage.tables import Base, ThumbnailRow, UtcMicros
+from daemon.storage.tables import Base, InspectionRow, UtcMicros
 
-_PICTURE_TYPES = {
-    "inspection_id": "int8",
-    "verdict": "varchar",
-    "received_utc": "int8",
-    "photo_jpeg": "bytea",
-    "overlay_jpeg": "bytea",
-    "map_png": "bytea",
-}
-_COPY_PICTURES = (
-    f"COPY {ThumbnailRow.__tablename__} ({', '.join(_PICTURE_TYPES)}) FROM STDIN (FORMAT BINARY)"
+_WIRE_TYPES = (  # of PostgreSQL's binary format; the first that fits
+    (UtcMicros, "int8"),
+    (BigInteger, "int8"),
+    (Integer, "int4"),
+    (Float, "float8"),
+    (Text, "text"),
+    (String, "varchar"),
+    (LargeBinary, "bytea"),
 )
+
+_NEXT_IDS = {
+    "postgresql": "SELECT nextval('inspection_id_seq') FROM generate_series(1, :count)",
+    "sqlite": "WITH RECURSIVE number (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM number "
+    "WHERE i < :count) SELECT i + (SELECT coalesce(max(id), 0) FROM inspection) FROM number",
+}
+"""SQLite's writers hold the lock from BEGIN on: nobody else takes the same."""
 
 
 def insert_rows(connection: Connection, table: type[Base], values: Sequence[Values]) -> None:
-    """Insert rows of the same columns."""
-    if connection.dialect.name == "postgresql":
-        names = list(values[0])
-        statement = insert(table).from_select(names, from_arrays(table, names))
-        connection.execute(statement, arrays(values))
-    else:
-        connection.execute(insert(table), list(values))
-
-
-def insert_pictures(connection: Connection, values: Sequence[Values]) -> None:
-    """Insert rows of `thumbnail`.
+    """Insert rows of the same columns.
 
     Raises:
         DBAPIError: As from any statement, so that the writer knows whether to try again.
+        ValueError: A time without a zone.
     """
+    columns, names = table.__table__.c, list(values[0])
+    times = [name for name in names if isinstance(columns[name].type, UtcMicros)]
+    to_micros = UtcMicros().process_bind_param
+    rows = (
+        tuple((row | {name: to_micros(row[name], connection.dialect) for name in times}).values())
+        for row in values
+    )
+    target = f"{table.__tablename__} ({', '.join(names)})"
     if connection.dialect.name == "postgresql":
-        _copy_pictures(connection, values)
+        statement = f"COPY {target} FROM STDIN (FORMAT BINARY)"
+        with driver_cursor(connection) as cursor, cursor.copy(statement) as copy:
+            copy.set_types([_wire_type(columns[name].type) for name in names])
+            for row in rows:
+                copy.write_row(row)
     else:
-        connection.execute(insert(ThumbnailRow), list(values))
+        marks = ", ".join("?" * len(names))
+        connection.exec_driver_sql(f"INSERT INTO {target} VALUES ({marks})", list(rows))  # noqa: S608
 
 
-def from_arrays(table: type[Base], names: Sequence[str]) -> Select[Any]:
+def insert_inspections(connection: Connection, values: Sequence[Values]) -> list[int | None]:
+    """Insert rows of `inspection`: the id of each, None where its frame has a row already.
+
+    Of two rows of one frame the first counts.
+
+    Raises:
+        DBAPIError, ValueError: As `insert_rows`.
+    """
+    try:
+        with connection.begin_nested():
+            next_ids = text(_NEXT_IDS[connection.dialect.name])
+            ids = connection.scalars(next_ids, {"count": len(values)}).all()
+            numbered = [{"id": i, **row} for i, row in zip(ids, values, strict=True)]
+            insert_rows(connection, InspectionRow, numbered)
+            return list(ids)
+    except IntegrityError as error:
+        if not _is_known(error):
+            raise
+    return _insert_unknown(connection, values)
+
+
+def _is_known(error: IntegrityError) -> bool:
+    """Whether a key was taken."""
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    return isinstance(error.orig, psycopg.errors.UniqueViolation)
+
+
+def _insert_unknown(connection: Connection, values: Sequence[Values]) -> list[int | None]:
+    row = InspectionRow
+    columns = row.id, row.camera, row.epoch, row.seq
+    if connection.dialect.name == "postgresql":
+        names = list(values[0])
+        from_arrays = postgresql.insert(row).from_select(names, _from_arrays(row, names))
+        arrays = {name: [one[name] for one in values] for name in names}
+        new = from_arrays.on_conflict_do_nothing().returning(*columns)
+        inserted = connection.execute(new, arrays)
+    else:
+        new_here = sqlite.insert(row).on_conflict_do_nothing().returning(*columns)
+        inserted = connection.execute(new_here, list(values))
+    ids = {(camera, epoch, seq): row_id for row_id, camera, epoch, seq in inserted}
+    # popped, so that the second of two equal frames finds nothing
+    return [ids.pop((one["camera"], one["epoch"], one["seq"]), None) for one in values]
+
+
+def _from_arrays(table: type[Base], names: Sequence[str]) -> Select[Any]:
     """Rows out of one array for each column: a statement as short for 256 rows as for one."""
     # TEXT: a cast to VARCHAR(n) would cut off what is too long, without a word
     types = {
@@ -62,16 +135,5 @@ def from_arrays(table: type[Base], names: Sequence[str]) -> Select[Any]:
     return select(*unnested.render_derived().c)
 
 
-def arrays(values: Sequence[Values]) -> dict[str, list[Any]]:
-    """Rows as columns."""
-    return {name: [row[name] for row in values] for name in values[0]}
-
-
-def _copy_pictures(connection: Connection, values: Sequence[Values]) -> None:
-    to_micros = UtcMicros().process_bind_param
-    with driver_cursor(connection) as cursor, cursor.copy(_COPY_PICTURES) as copy:
-        copy.set_types(list(_PICTURE_TYPES.values()))
-        for row in values:
-            received_us = to_micros(row["received_utc"], connection.dialect)
-            fields = row | {"received_utc": received_us}
-            copy.write_row([fields[name] for name in _PICTURE_TYPES])
+def _wire_type(kind: TypeEngine[Any]) -> str:
+    return next(name for known, name in _WIRE_TYPES if isinstance(kind, known))

@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 
 from daemon.storage.database import driver_cursor, write_transaction
+from daemon.storage.spots import spot_of_row
 from daemon.storage.tables import EPOCH, FrameHourRow, InspectionRow
 
 HOUR = timedelta(hours=1)
@@ -51,11 +52,16 @@ _SHARED = (
 )
 _OWN = (
     _ROW.seq,
+    _ROW.id,
     type_coerce(_ROW.received_utc, BigInteger),  # no datetime object per row
     _ROW.pred_score,
     _ROW.frame_to_verdict_ms,
+    spot_of_row(),
 )
-_TYPES: tuple[type[np.generic], ...] = (np.int32, np.int64, np.int64, np.float64, np.float64)
+_TYPES: tuple[type[np.generic], ...] = (
+    *(np.int32, np.int64, np.int64),
+    *(np.float64, np.float64, np.uint8),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +71,23 @@ class FrameColumns:
     Attributes:
         keys: Camera, epoch, category, verdict, error reason, model version id, review and NG
             threshold, whether it names a part.
+        numbers: The lowest and the highest running number of each key's frames.
         code: int32 [N].
-        seq: int64 [N].
+        inspection_id: int64 [N].
         received_us: int64 [N], microseconds since 1970 UTC.
         score: float64 [N], NaN for ERROR and without a detector.
         latency_ms: float64 [N].
+        spot: uint8 [N], as in `spots.py`.
     """
 
     keys: tuple[tuple[Any, ...], ...]
+    numbers: tuple[tuple[int, int], ...]
     code: NDArray[np.int32]
-    seq: NDArray[np.int64]
+    inspection_id: NDArray[np.int64]
     received_us: NDArray[np.int64]
     score: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
+    spot: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.code)
@@ -85,7 +95,10 @@ class FrameColumns:
     @property
     def columns(self) -> tuple[NDArray[Any], ...]:
         """In the order of `_TYPES`."""
-        return self.code, self.seq, self.received_us, self.score, self.latency_ms
+        return (
+            *(self.code, self.inspection_id, self.received_us),
+            *(self.score, self.latency_ms, self.spot),
+        )
 
 
 def read_columns(
@@ -105,12 +118,17 @@ def read_columns(
 def joined(pieces: Iterable[FrameColumns]) -> FrameColumns:
     """One after the other; what they share gets common codes."""
     codes: dict[tuple[Any, ...], int] = {}
+    numbers: dict[tuple[Any, ...], tuple[int, int]] = {}
     columns: list[tuple[NDArray[Any], ...]] = [tuple(np.empty(0, dtype) for dtype in _TYPES)]
     for piece in pieces:
+        for key, (lowest, highest) in zip(piece.keys, piece.numbers, strict=True):
+            low, high = numbers.get(key, (lowest, highest))
+            numbers[key] = min(low, lowest), max(high, highest)
         code_of = [codes.setdefault(key, len(codes)) for key in piece.keys]
         code = np.array(code_of, np.int32)[piece.code] if code_of else piece.code
         columns.append((code, *piece.columns[1:]))
-    return FrameColumns(tuple(codes), *map(np.concatenate, zip(*columns, strict=True)))
+    found = map(np.concatenate, zip(*columns, strict=True))
+    return FrameColumns(tuple(codes), tuple(numbers.values()), *found)
 
 
 def forget(connection: Connection, received_utc: Iterable[datetime]) -> None:
@@ -165,7 +183,8 @@ def _keep(
     newer = connection.scalar(select(_ROW.id).where(_ROW.id > last_id, *in_hour).limit(1))
     if newer is None and count == len(frames):
         content = b"".join(column.tobytes() for column in frames.columns)
-        row = {"line": line, "begin_utc": hour, "keys_json": json.dumps(frames.keys)}
+        keys = list(zip(frames.keys, frames.numbers, strict=True))
+        row = {"line": line, "begin_utc": hour, "keys_json": json.dumps(keys)}
         connection.execute(insert(FrameHourRow).values(**row, content=content))
 
 
@@ -198,7 +217,8 @@ def _unpacked(keys_json: str, content: bytes) -> FrameColumns:
     for dtype, size in zip(_TYPES, sizes, strict=True):
         columns.append(np.frombuffer(content, dtype, n, offset))
         offset += n * size
-    return FrameColumns(tuple(map(tuple, json.loads(keys_json))), *columns)
+    keys, numbers = zip(*json.loads(keys_json), strict=True)
+    return FrameColumns(tuple(map(tuple, keys)), tuple(map(tuple, numbers)), *columns)
 
 
 def _read_rows(
@@ -220,7 +240,7 @@ def _read_in_steps(engine: Engine, line: str, hour: datetime) -> Iterator[FrameC
     while True:
         is_next = (_ROW.received_utc > at) | (_ROW.id > last_id)
         query = (
-            select(*_SHARED, *_OWN, _ROW.id)
+            select(*_SHARED, *_OWN)
             .where(*_in_window(line, at, hour + HOUR), is_next)
             .order_by(_ROW.received_utc, _ROW.id)
             .limit(STEP_ROWS)
@@ -229,23 +249,29 @@ def _read_in_steps(engine: Engine, line: str, hour: datetime) -> Iterator[FrameC
             rows = connection.execute(query).all()
         if not rows:
             return
-        piece = _of_rows([row[:-1] for row in rows])
-        at, last_id = EPOCH + timedelta(microseconds=int(piece.received_us[-1])), rows[-1].id
+        piece = _of_rows(rows)
+        at = EPOCH + timedelta(microseconds=int(piece.received_us[-1]))
+        last_id = int(piece.inspection_id[-1])
         yield piece
 
 
 def _of_rows(rows: Sequence[Sequence[Any]]) -> FrameColumns:
-    *shared, seq, received_us, score, latency_ms = zip(*rows, strict=True)
+    columns = list(zip(*rows, strict=True))
+    shared, seq, own = columns[: len(_SHARED)], columns[len(_SHARED)], columns[len(_SHARED) + 1 :]
     codes: dict[tuple[Any, ...], int] = {}
-    code = [codes.setdefault(key, len(codes)) for key in zip(*shared, strict=True)]
+    code = np.array(
+        [codes.setdefault(key, len(codes)) for key in zip(*shared, strict=True)], np.int32
+    )
+    lowest = np.full(len(codes), np.iinfo(np.int64).max)
+    highest = np.full(len(codes), np.iinfo(np.int64).min)
+    np.minimum.at(lowest, code, seq)
+    np.maximum.at(highest, code, seq)
     return FrameColumns(
         tuple(codes),
-        np.array(code, np.int32),
-        np.array(seq, np.int64),
-        np.array(received_us, np.int64),
-        np.array(score, np.float64),  # None becomes NaN
-        np.array(latency_ms, np.float64),
-    )
+        tuple(zip(lowest.tolist(), highest.tolist(), strict=True)),
+        code,
+        *(np.array(values, dtype) for values, dtype in zip(own, _TYPES[1:], strict=True)),
+    )  # of a score, None becomes NaN
 
 
 def _frames_from(line: str, since: datetime) -> Select[datetime]:

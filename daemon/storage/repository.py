@@ -41,6 +41,7 @@ from daemon.storage.tables import (
     InspectionRow,
     ModelVersionRow,
     RegionRow,
+    ThumbnailRow,
 )
 
 
@@ -329,22 +330,11 @@ def _add_inspections(
         min(item.decided_utc for item in inspections),
     )
     values = [rows.of_inspection(line, item, model_ids[item.model_version]) for item in inspections]
-    insert_new = _insert_or_skip(connection, InspectionRow).returning(
-        InspectionRow.id, InspectionRow.camera, InspectionRow.epoch, InspectionRow.seq
-    )
-    if isinstance(insert_new, postgresql.Insert):
-        names = list(values[0])
-        insert_new = insert_new.from_select(names, bulk.from_arrays(InspectionRow, names))
-        inserted = connection.execute(insert_new, bulk.arrays(values))
-    else:
-        inserted = connection.execute(insert_new, values)
-    ids = {FrameId(row.camera, row.epoch, row.seq): row.id for row in inserted}
     regions: list[rows.Values] = []
     thumbnails: list[rows.Values] = []
     duplicates: list[FrameId] = []
-    for item in inspections:
-        # popped, so that the second of two equal frames in one batch finds nothing
-        inspection_id = ids.pop(item.info.frame_id, None)
+    ids = bulk.insert_inspections(connection, values)
+    for inspection_id, item in zip(ids, inspections, strict=True):
         if inspection_id is None:
             duplicates.append(item.info.frame_id)
             continue
@@ -355,7 +345,7 @@ def _add_inspections(
     if regions:
         bulk.insert_rows(connection, RegionRow, regions)
     if thumbnails:
-        bulk.insert_pictures(connection, thumbnails)
+        bulk.insert_rows(connection, ThumbnailRow, thumbnails)
     return tuple(duplicates)
 
 
@@ -410,7 +400,7 @@ def _register_variant(connection: Connection, name: str, first_used_utc: datetim
 
 
 def _insert_or_skip(
-    connection: Connection, table: type[InspectionRow | ModelVersionRow]
+    connection: Connection, table: type[ModelVersionRow]
 ) -> postgresql.Insert | sqlite.Insert:
     """INSERT that leaves out rows whose unique key is taken."""
     if connection.dialect.name == "postgresql":

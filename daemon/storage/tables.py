@@ -294,3 +294,11 @@ class DeliveryCursorRow(Base):
     line: Mapped[str] = mapped_column(String(64), primary_key=True)
     receiver: Mapped[str] = mapped_column(String(32), primary_key=True)
     last_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class ClockMarkRow(Base):
+    """The latest instant that a line's daemon believed its clock (`clock_guard.py`)."""
+
+    __tablename__ = "clock_mark"
+    line: Mapped[str] = mapped_column(String(64), primary_key=True)
+    believed_utc: Mapped[datetime]

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/pipeline.py                      # the embedded detector
     python tests/benchmarks/pipeline.py --detector none --seconds 20 --json out.json --plot out.png
+    python tests/benchmarks/pipeline.py --database postgresql   # a private server with fsync
 
 Each stage first runs alone in this process, with all cores to itself. Then cameras, processes of
 their own, send JPEG files to the real daemon: as fast as it takes them (PULL sockets hold them
@@ -12,6 +13,7 @@ joints cost, and on a machine with few cores also that stages share them.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -21,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Event
@@ -30,6 +33,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psycopg
 import yaml
 
 from daemon.config.categories import CategoryConfig
@@ -102,6 +106,51 @@ class Steady:
     p99_ratio_to_delay: float | None
 
 
+NewDatabase = Callable[[], str]
+"""The URL of a fresh database with the newest schema."""
+
+
+@contextmanager
+def databases(kind: str, folder: Path) -> Iterator[NewDatabase]:
+    """`sqlite`: files in the folder; `postgresql`: a private server, as durable as a real one."""
+    count = 0
+
+    def new(url: str) -> str:
+        engine = open_database(StorageConfig(url=url), folder, {})
+        revision.upgrade(engine)
+        engine.dispose()
+        return url
+
+    def new_file() -> str:
+        nonlocal count
+        count += 1
+        return new(f"sqlite:///{folder}/{count}.db")
+
+    def new_on_server() -> str:
+        nonlocal count
+        count += 1
+        with psycopg.connect(f"{server} dbname=postgres", autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET fsync = on")  # off for the tests
+            admin.execute("SELECT pg_reload_conf()")
+            admin.execute(f"CREATE DATABASE line{count} TEMPLATE template0")
+            return new(f"postgresql://zsad@/line{count}?host={admin.info.host}")
+
+    if kind == "sqlite":
+        yield new_file
+        return
+    spec = importlib.util.spec_from_file_location(
+        "servers", Path(__file__).parents[1] / "conftest.py"
+    )
+    servers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(servers)
+    running = contextmanager(servers.running_server)
+    with (
+        tempfile.TemporaryDirectory(prefix="zsad-pg-") as name,
+        running(servers.server_programs(), Path(name)) as server,
+    ):
+        yield new_on_server
+
+
 def picture(seed: int, height: int, width: int) -> bytes:
     """A woven-looking surface as a JPEG file."""
     rng = np.random.default_rng(seed)
@@ -131,14 +180,14 @@ def decode_rate(files: Sequence[bytes], workers: int, seconds: float) -> float:
 
 
 def stages_alone(
-    args: argparse.Namespace, files: Sequence[bytes], folder: Path
+    args: argparse.Namespace, files: Sequence[bytes], folder: Path, database: str
 ) -> dict[str, float]:
     """Frames per second of each stage with the machine to itself."""
     images = [decode(data) for data in files]
     found = {"decode": decode_rate(files, DECODE_THREADS, args.alone_s)}
     if args.detector != "none":
         found |= detector_alone(args, images)
-    found["store"] = store_rate(folder, args.alone_s, drawn=args.detector != "none")
+    found["store"] = store_rate(folder, database, args.alone_s, drawn=args.detector != "none")
     return found
 
 
@@ -167,9 +216,8 @@ def detector_alone(args: argparse.Namespace, images: Sequence[Image]) -> dict[st
         slot.close()
 
 
-def store_rate(folder: Path, seconds: float, *, drawn: bool) -> float:
-    engine = open_database(StorageConfig(url="sqlite:///alone.db"), folder, {})
-    revision.upgrade(engine)
+def store_rate(folder: Path, database: str, seconds: float, *, drawn: bool) -> float:
+    engine = open_database(StorageConfig(url=database), folder, {})
     with write_transaction(engine) as connection:
         repository.ensure_model_version(
             connection, name="v1", method="m", backbone="b", card_json="{}", now=NOW
@@ -224,7 +272,7 @@ def run_camera(
 class Daemon:
     """The recording daemon as a process, and the cameras in front of it."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, args: argparse.Namespace, folder: Path, database: str) -> None:
         self._folder = folder
         self._args = args
         self._endpoint = f"ipc://{folder}/frames"
@@ -238,7 +286,7 @@ class Daemon:
             "sources": [{"endpoint": self._endpoint, "mode": "bind", "socket": "pull"}],
             "cameras": {name: {} for name in CAMERAS},
             "categories": {"fabric": {"class_name": "woven fabric", "learn_frames": LEARN_FRAMES}},
-            "storage": {"url": args.database or "sqlite:///zsad.db"},
+            "storage": {"url": database},
             "shifts": [{"name": "day", "start": "06:00"}, {"name": "night", "start": "18:00"}],
             "model": model,
             "batch": {"max_batch_size": args.batch, "max_queue_delay_ms": args.delay_ms},
@@ -359,7 +407,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--delay-ms", type=float, default=40.0)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 1280), metavar=("H", "W"))
-    parser.add_argument("--database", help="URL instead of a new SQLite file")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each phase (20)")
     parser.add_argument("--alone-s", type=float, default=3.0, help="of each stage alone (3)")
     parser.add_argument("--json", type=Path)
@@ -370,13 +418,19 @@ def main() -> None:
 
         torch.set_num_threads(args.threads)
     files = [picture(seed, *args.size) for seed in range(PICTURES)]
-    with tempfile.TemporaryDirectory(prefix="zsad-") as name:
-        folder = Path(name)
-        alone = stages_alone(args, files, folder)
-        full = steady(Daemon(args, folder).watch(files, 0.0, args.seconds), args.delay_ms / 1e3)
-    with tempfile.TemporaryDirectory(prefix="zsad-") as name:
-        phase = Daemon(args, Path(name)).watch(files, LOAD * full.frames_per_s, args.seconds)
-        paced = steady(phase, args.delay_ms / 1e3)
+    delay_s = args.delay_ms / 1e3
+    with (
+        tempfile.TemporaryDirectory(prefix="zsad-") as one,
+        tempfile.TemporaryDirectory(prefix="zsad-") as other,
+        databases(args.database, Path(one)) as new_database,
+    ):
+        alone = stages_alone(args, files, Path(one), new_database())
+        full = steady(
+            Daemon(args, Path(one), new_database()).watch(files, 0.0, args.seconds), delay_s
+        )
+        pace = LOAD * full.frames_per_s
+        phase = Daemon(args, Path(other), new_database()).watch(files, pace, args.seconds)
+        paced = steady(phase, delay_s)
     slowest = min(alone, key=lambda stage: alone[stage])
     ratio = full.frames_per_s / alone[slowest]
     for stage, frames_per_s in alone.items():
@@ -414,7 +468,8 @@ def main() -> None:
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if args.plot is not None:
-        plot(alone, full.frames_per_s, f"{args.detector}, {os.cpu_count()} cores", args.plot)
+        title = f"{args.detector}, {args.database}, {os.cpu_count()} cores"
+        plot(alone, full.frames_per_s, title, args.plot)
 
 
 if __name__ == "__main__":

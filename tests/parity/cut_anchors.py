@@ -25,27 +25,51 @@ SENTENCES_AT_ONCE = 70
 
 
 class CutAnchors(TextAnchors):
+    """Of settings that `with_cuts` made."""
+
     def __init__(self, settings: CaseSettings, backbone: Backbone) -> None:
         super().__init__(backbone, APRIL_GAN_ENSEMBLE.sentences)
         self._settings = settings
+        self._cuts: dict[str, int] = json.loads(settings.extra)["cuts"]
 
     def _encode(self, class_name: str) -> Tensor:
-        settings = self._settings
-        alone = replace(settings, labels=(), names=(), trainable=(), extra="{}")
-        extra = json.loads(settings.extra)
-        normal, abnormal = (
-            (self._backbone.tokenizer(sentences).argmax(dim=-1) + 1).tolist()
-            for sentences in APRIL_GAN_ENSEMBLE.sentences(class_name)
-        )  # tokens of every sentence, start and end included
-        if "anchors" not in extra:
-            return cut_anchors(alone, class_name, max(abnormal))
-        wanted = torch.tensor(extra["anchors"][sorted(set(settings.names)).index(class_name)])
-        longest = max(normal + abnormal)
-        for length in dict.fromkeys([max(abnormal), longest, *range(longest - 1, 4, -1)]):
-            found = cut_anchors(alone, class_name, length)
-            if (F.normalize(found, dim=-1) - wanted).abs().max() <= extra["anchors_atol"]:
-                return found
-        pytest.fail(f"no cut of the context gives the reference's anchors of {class_name!r}")
+        return cut_anchors(_alone(self._settings), class_name, self._cuts[class_name])
+
+
+def with_cuts(settings: CaseSettings) -> CaseSettings:
+    """The settings with a length for each class in the place of a whole reference's anchors.
+
+    So a whole reference that cuts as the pinned one is the same case, which runs once.
+    """
+    extra = json.loads(settings.extra)
+    anchors, atol = extra.pop("anchors", None), extra.pop("anchors_atol", None)
+    classes = sorted(set(settings.names))
+    extra["cuts"] = {
+        name: _cut(settings, name, None if anchors is None else torch.tensor(anchors[index]), atol)
+        for index, name in enumerate(classes)
+    }
+    return replace(settings, extra=json.dumps(extra, sort_keys=True))
+
+
+def _cut(settings: CaseSettings, class_name: str, wanted: Tensor | None, atol: float) -> int:
+    tokenizer = synthetic_backbone(settings, activation="gelu").tokenizer
+    normal, abnormal = (
+        (tokenizer(sentences).argmax(dim=-1) + 1).tolist()
+        for sentences in APRIL_GAN_ENSEMBLE.sentences(class_name)
+    )  # tokens of every sentence, start and end included
+    if wanted is None:
+        return max(abnormal)
+    longest = max(normal + abnormal)
+    for length in dict.fromkeys([max(abnormal), longest, *range(longest - 1, 4, -1)]):
+        found = cut_anchors(_alone(settings), class_name, length)
+        if (F.normalize(found, dim=-1) - wanted).abs().max() <= atol:
+            return length
+    pytest.fail(f"no cut of the context gives the reference's anchors of {class_name!r}")
+
+
+def _alone(settings: CaseSettings) -> CaseSettings:
+    """Of the network only: texts do not depend on images."""
+    return replace(settings, labels=(), names=(), trainable=(), extra="{}")
 
 
 @functools.cache

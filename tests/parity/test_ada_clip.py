@@ -35,8 +35,12 @@ def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
     folder = reference_folder("ada_clip")
     reference = read_reference("ada_clip")
     arrays = np.load(folder / "ada_clip.npz")
-    clusters = {name: arrays[name].tolist() for name in ("cluster_labels", "selected_index")}
+    labels, order = (arrays[name].tolist() for name in ("cluster_labels", "selected_index"))
 
-    found = run_once(settings_of(reference, clusters))
+    # without an order it may be the pinned case, which has run; nearly equal patches change places
+    found = run_once(settings_of(reference, {"cluster_labels": labels}))
+    if found.arrays["selected_index"].tolist() != order:
+        both = {"cluster_labels": labels, "selected_index": order}
+        found = run_once(settings_of(reference, both))
 
     assert_whole_reference("ada_clip", found, reference, inputs=("cluster_labels",))

@@ -2,6 +2,7 @@ import functools
 
 import pytest
 from april_gan_case import run_case
+from cut_anchors import with_cuts
 from reference_case import (
     CaseSettings,
     assert_pinned,
@@ -19,7 +20,7 @@ run_once = functools.cache(run_case)
 def test_official_preset_gives_the_released_codes_numbers() -> None:
     pinned = read_pinned("april_gan")
 
-    found = run_once(CaseSettings.of(pinned))
+    found = run_once(with_cuts(CaseSettings.of(pinned)))
 
     assert_pinned(found, pinned)
 
@@ -27,6 +28,6 @@ def test_official_preset_gives_the_released_codes_numbers() -> None:
 def test_every_array_loss_and_gradient_of_the_reference_is_met() -> None:
     reference = read_reference("april_gan")
 
-    found = run_once(CaseSettings.of(reference, given_anchors("april_gan")))
+    found = run_once(with_cuts(CaseSettings.of(reference, given_anchors("april_gan"))))
 
     assert_whole_reference("april_gan", found, reference)

@@ -2,6 +2,7 @@ import functools
 from typing import Any
 
 import pytest
+from cut_anchors import with_cuts
 from mvfa_ad_case import run_case
 from reference_case import (
     CaseSettings,
@@ -19,7 +20,7 @@ run_once = functools.cache(run_case)
 
 def settings_of(reference: dict[str, Any], anchors: dict[str, Any]) -> CaseSettings:
     extra = {"training_image_index": reference["training_image_index"], **anchors}
-    return CaseSettings.of(reference, extra)
+    return with_cuts(CaseSettings.of(reference, extra))
 
 
 def test_official_preset_gives_the_released_codes_numbers() -> None:

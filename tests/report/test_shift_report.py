@@ -2,6 +2,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from daemon.core import LossReason, Verdict
 from daemon.errors import ConfigError, StorageError
@@ -9,6 +10,8 @@ from daemon.report.contents import ParetoRow, ShiftReport, VerdictCounts
 from daemon.report.defects import NO_REGION
 from daemon.report.frames import read_frames
 from daemon.report.shift import build_shift_report, build_window_report, snapshot
+from daemon.storage.frame_columns import keep_hours
+from daemon.storage.tables import FrameHourRow
 
 DAY = date(2026, 1, 31)
 LATER = datetime(2026, 2, 1, 12, tzinfo=UTC)
@@ -337,6 +340,33 @@ def test_pareto_of_a_huge_frame_does_not_overflow(line: Any) -> None:
     )
 
     assert early(line).pareto[0].size == "10 % or more"
+
+
+def test_a_report_from_kept_hours_is_that_of_its_rows(line: Any) -> None:
+    model, boxes = line.model("v1"), ((0, 0, 30, 30, 80, 0.9), (200, 100, 100, 100, 9000, 0.9))
+    for index in range(60):
+        verdict = ("OK", "NG", "REVIEW", "OK", "LEARNING")[index % 5]
+        line.frame(
+            verdict,
+            at_min=5 * index,
+            model=model,
+            camera=f"cam{1 + index % 2}",
+            category="bolt" if index % 3 else "fabric",
+            score=(7 * index % 13) / 13,
+            latency_ms=1.5**index % 90,
+            regions=boxes[: index % 3] if verdict == "NG" else (),
+            pictures=(b"p", b"o"),
+        )
+    line.loss("queue_full", 30, seqs=(30, 33))
+    of_rows = early(line)
+
+    for _ in keep_hours(line.engine, "l1", line.at(241)):
+        pass
+
+    assert early(line) == of_rows
+    with line.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(FrameHourRow)) == 4
+    assert len(of_rows.pareto) > 4
 
 
 def test_gallery_shows_every_category_before_any_second_frame(line: Any) -> None:

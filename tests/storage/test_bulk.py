@@ -1,15 +1,17 @@
 """What goes around SQLAlchemy to be fast fails as everything else does."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from daemon.core import Inspection
-from daemon.storage import bulk, rows
+from daemon.core import FrameId, Inspection
+from daemon.storage import bulk, repository, rows
 from daemon.storage.database import is_temporary, write_transaction
-from daemon.storage.tables import ThumbnailRow
+from daemon.storage.tables import InspectionRow, RegionRow, ThumbnailRow
 
 
 def picture(inspection: Inspection, inspection_id: int = 1) -> rows.Values:
@@ -24,7 +26,7 @@ def test_pictures_of_no_inspection_are_refused_for_good(
         pytest.raises(IntegrityError) as refused,
         write_transaction(line_engine) as connection,
     ):
-        bulk.insert_pictures(connection, [picture(make_inspection(), inspection_id=99)])
+        bulk.insert_rows(connection, ThumbnailRow, [picture(make_inspection(), inspection_id=99)])
 
     assert not is_temporary(refused.value)
 
@@ -36,7 +38,7 @@ def test_a_server_that_goes_away_while_pictures_are_copied_is_a_reason_to_try_ag
         with write_transaction(postgres_engine) as connection, postgres_engine.connect() as other:
             pid = connection.scalar(text("SELECT pg_backend_pid()"))
             other.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
-            bulk.insert_pictures(connection, [picture(make_inspection())])
+            bulk.insert_rows(connection, ThumbnailRow, [picture(make_inspection())])
 
     with pytest.raises(DBAPIError) as lost:
         copy_to_a_server_that_hangs_up()
@@ -56,4 +58,40 @@ def test_a_time_without_a_zone_is_not_copied(
         pytest.raises(ValueError, match="naive datetime"),
         write_transaction(postgres_engine) as connection,
     ):
-        bulk.insert_pictures(connection, [naive])
+        bulk.insert_rows(connection, ThumbnailRow, [naive])
+
+
+def test_a_frame_that_another_process_is_storing_is_stored_once(
+    postgres_engine: Engine,
+    register: Callable[[Engine], None],
+    make_inspection: Callable[..., Inspection],
+) -> None:
+    register(postgres_engine)
+
+    def store(seqs: list[int]) -> repository.Stored:
+        with write_transaction(postgres_engine) as connection:
+            return repository.add_results(connection, "line1", [*map(make_inspection, seqs)])
+
+    with ThreadPoolExecutor(1) as pool:
+        with write_transaction(postgres_engine) as first:
+            repository.add_results(first, "line1", [make_inspection(1)])
+            second = pool.submit(store, [0, 1, 2, 2])
+            wait_until_one_waits(postgres_engine)
+        stored = second.result(timeout=10)
+
+    twice = FrameId("cam1", 7, 1), FrameId("cam1", 7, 2)
+    assert stored == repository.Stored(inspections=2, losses=0, duplicates=twice)
+    with postgres_engine.connect() as connection:
+        with_children = select(InspectionRow.seq).join(RegionRow).join(ThumbnailRow)
+        assert sorted(connection.scalars(with_children)) == [0, 1, 2]
+
+
+def wait_until_one_waits(engine: Engine) -> None:
+    """For a lock that another transaction holds."""
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    for _ in range(500):
+        with engine.connect() as connection:
+            if connection.scalar(waiting):
+                return
+        time.sleep(0.01)
+    pytest.fail("nobody waits")

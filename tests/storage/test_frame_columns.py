@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from daemon.config.retention import RetentionConfig
-from daemon.core import FrameId, FrameInfo, Inspection, LossReason, Verdict
+from daemon.core import FrameId, FrameInfo, Inspection, LossReason, Region, Verdict
 from daemon.storage import frame_columns, repository, retention
 from daemon.storage.database import write_transaction
 from daemon.storage.frame_columns import HOUR, FrameColumns, keep_hours
@@ -17,6 +17,7 @@ from daemon.storage.tables import FrameHourRow
 
 BEGIN = datetime(2026, 1, 31, 5, tzinfo=UTC)
 END = BEGIN + 4 * HOUR
+REGIONS = (Region(0, 0, 9, 9, 50, 0.5), Region(60, 30, 9, 9, 80, 0.9))
 VERDICTS = (Verdict.OK, Verdict.NG, Verdict.REVIEW, Verdict.ERROR, Verdict.LEARNING)
 
 
@@ -37,7 +38,10 @@ def frame(seq: int, minute: float, line_camera: str = "cam1") -> Inspection:
         "aa-clip-1",
         received_utc,
         0.01 * seq,
+        width_px=90,
+        height_px=90,
         pred_score=None if is_error else (seq % 7) / 7,
+        regions=REGIONS[: seq % 3] if verdict is Verdict.NG else (),
         error_reason=LossReason.TOO_DARK if is_error else None,
     )
 
@@ -68,7 +72,7 @@ def read(engine: Engine, start: datetime = BEGIN, end: datetime = END) -> list[t
 
 def as_tuples(found: FrameColumns) -> Iterator[tuple[Any, ...]]:
     for code, *own in zip(*found.columns, strict=True):
-        key = found.keys[code]
+        key = found.keys[code] + found.numbers[code]
         yield (*key, *(None if np.isnan(value) else value.item() for value in own))
 
 
@@ -93,6 +97,8 @@ def test_kept_hours_read_like_their_rows(
     assert keep(filled) == 3
 
     assert read(filled, *window) == of_rows
+    spots = {row[-1] for row in of_rows}
+    assert len(of_rows) < 20 or spots == {0, 1 + 1, 1 + 4 * (3 * 1 + 2) + 1}
 
 
 def test_an_hour_that_has_not_ended_is_not_kept(filled: Engine) -> None:
@@ -107,9 +113,9 @@ def test_a_late_frame_is_read_and_kept_with_its_hour_the_next_time(filled: Engin
     store(filled, late)
 
     assert kept(filled) == 2
-    assert sum(900 in row for row in read(filled)) == 1
+    assert sum(9000.0 in row for row in read(filled)) == 1
     assert keep(filled) == 3
-    assert sum(900 in row for row in read(filled)) == 1
+    assert sum(9000.0 in row for row in read(filled)) == 1
 
 
 def test_what_retention_removes_is_not_read_any_more(filled: Engine) -> None:
@@ -139,7 +145,7 @@ def test_an_hour_that_changes_while_it_is_read_is_not_kept(
 
     assert kept(filled) == 0
     assert keep(filled, BEGIN + HOUR) == 1
-    assert sum(900 in row for row in read(filled)) == 1
+    assert sum(9000.0 in row for row in read(filled)) == 1
 
 
 def test_lines_in_one_database_do_not_mix(filled: Engine) -> None:

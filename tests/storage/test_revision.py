@@ -126,6 +126,8 @@ def test_a_database_of_a_newer_program_is_refused(engine: Engine) -> None:
 
     with pytest.raises(StorageError, match="schema 9999, which this program does not know"):
         revision.require_current(engine)
+    with pytest.raises(StorageError, match="a newer zsad made it"):
+        revision.upgrade(engine)
 
 
 def test_a_database_that_went_back_to_base_needs_an_upgrade(engine: Engine) -> None:
