@@ -60,8 +60,11 @@ class EventKind(StrEnum):
 
     STARTED = "started"
     STOPPED = "stopped"
+    SOURCE_WAITS = "source_waits"  # its address is not there yet; the other sources receive
+    SOURCE_OPEN = "source_open"
     CLIENT_REFUSED = "client_refused"  # no key, a wrong one, or another camera's
     HTTP_UNAVAILABLE = "http_unavailable"  # health and metrics cannot be asked
+    HTTP_AVAILABLE = "http_available"
     OUTPUT_FAILS = "output_fails"  # a broker or web server takes no verdicts
     OUTPUT_RECOVERED = "output_recovered"
     SPOOLING = "spooling"  # the database is away or slow; results wait on disk
@@ -71,6 +74,8 @@ class EventKind(StrEnum):
     DISK_LOW = "disk_low"  # pictures are left out
     DISK_RECOVERED = "disk_recovered"
     PRUNED = "pruned"  # retention removed something
+    CLOCK_DOUBTED = "clock_doubted"  # it stands where it cannot be: nothing goes for its age
+    CLOCK_BELIEVED = "clock_believed"
     DATABASE_FULL_SOON = "database_full_soon"
     PARTITION_MISSED = "partition_missed"  # pictures of a day that was not prepared for
     CONFIG_CHANGED = "config_changed"
@@ -177,12 +182,21 @@ class Frame:
     Attributes:
         decoded_at: Monotonic seconds, for measuring how long it waits; None if not known.
         file: What it was decoded from, where whole frames are kept; None for raw pixels.
+        taken_px: Height and width as the camera took it, where `image` may be decoded smaller;
+            None where it is not.
     """
 
     info: FrameInfo
     image: Image
     decoded_at: float | None = None
     file: ImageFile | None = None
+    taken_px: tuple[int, int] | None = None
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height and width as the camera took it."""
+        height, width = self.image.shape[:2]
+        return self.taken_px or (height, width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,9 @@ from daemon.receivers import Receivers
 from daemon.reload import ConfigKeeper
 from daemon.schedule import Schedule
 from daemon.stage_clock import StageClock
-from daemon.storage import replay, repository
+from daemon.storage import known_epochs, replay, repository
 from daemon.storage.batch import Result
+from daemon.storage.clock_guard import ClockGuard
 from daemon.storage.database import write_transaction
 from daemon.storage.frame_retention import FrameRetention
 from daemon.storage.housekeeping import Housekeeper
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEQUENCE_MEMORY = timedelta(days=2)
-"""A publisher that went on through a longer stop of the daemon is counted from its next frame."""
+"""How long ago a crash may have taken frames that are looked for, and brought again."""
 THREAD_MAX_AGE_S = 25.0
 """The watchdog's patience with a thread; one batch on a slow CPU takes a few seconds."""
 
@@ -107,10 +108,10 @@ class LineParts:
             note=self.note,
             on_failure=self._on_failure,
         )
+        # before anything asks the database where runs, calibrations and sequences stand
+        self.replayed = replay.replay(engine, spool, stop=stop)
         with engine.connect() as connection:
             self.crashed_run = repository.crashed_run(connection, config.line)
-        # before anything asks the database where calibrations and sequences stand
-        self.replayed = replay.replay(engine, spool, stop=stop)
         self.keeper = ConfigKeeper(file, engine, self.health)
         self.slot = self._open_detector(file)
         self.book = self._open_book()
@@ -288,6 +289,7 @@ class LineParts:
         since = utc_now() - SEQUENCE_MEMORY
         missing: dict[Start, list[Gap]] = {}
         with self._engine.connect() as connection:
+            older_seqs = known_epochs.last_numbers(connection, self._config.cameras)
             first_seqs = repository.first_sequences(connection, since)
             last_seqs = repository.last_sequences(connection, since)
             for hole in repository.missing_sequences(connection, since):
@@ -305,12 +307,22 @@ class LineParts:
             utc_now=utc_now,
             clock=time.monotonic,
             last_seqs=last_seqs,
+            older_seqs=older_seqs,
             first_seqs=first_seqs,
             missing=missing,
             door=self.entrance.door,
             on_stage=self.health.observe_stage,
+            note=self.note,
             keep_files=self._config.frames is not None,
+            least_side=self._least_side,
         )
+
+    def _least_side(self, category: str) -> int | None:
+        """How small a category's JPEGs may be decoded. For the ingest thread."""
+        policy = self._config.categories.get(category)
+        if policy is None or isinstance(self.slot, NoDetector):
+            return None
+        return self.slot.serving(policy).least_side(policy)
 
     def _open_archive(self) -> FrameArchive | None:
         if self._config.frames is None:
@@ -389,14 +401,15 @@ class LineParts:
         )
 
     def _maintenance(self) -> Callable[[], Sequence[Event]]:
+        engine, line, frames = self._engine, self._config.line, self._config.frames
+        guard = ClockGuard(engine, line, now=utc_now)
         housekeeper = Housekeeper(
-            self._engine, self._config.retention, line=self._config.line, now=utc_now
+            engine, self._config.retention, line=line, now=utc_now, is_clock_right=guard.is_right
         )
-        frames = self._config.frames
         if frames is None:
-            return housekeeper.step
-        upkeep = FrameRetention(self._engine, frames, self._config.line, now=utc_now)
-        return lambda: (*housekeeper.step(), *upkeep.step())
+            return lambda: (*guard.step(), *housekeeper.step())
+        upkeep = FrameRetention(engine, frames, line, now=utc_now, is_clock_right=guard.is_right)
+        return lambda: (*guard.step(), *housekeeper.step(), *upkeep.step())
 
     # -- joints --------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Refuses to know how a data set is laid out and what a detector wants as input.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -21,11 +22,32 @@ class DataError(Exception):
     """A data set or one of its files that cannot be used; names the file and what to do."""
 
 
-def load_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def jpeg_reduction(height: int, width: int, least_side: int | None) -> Literal[1, 2, 4, 8]:
+    """By how much a JPEG may be decoded smaller such that no side falls below `least_side`.
+
+    The decoder then leaves out the high frequencies of each 8 x 8 block (libjpeg's scaled inverse
+    DCT), which is most of its work but reading the bits.
+
+    Args:
+        least_side: In pixels; None decodes the whole.
+    """
+    if least_side is not None:
+        for by in (8, 4, 2):
+            if min(height, width) // by >= least_side:
+                return by
+    return 1
+
+
+def load_image(
+    path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None
+) -> NDArray[np.uint8]:
     """Read an image as RGB; grey is repeated, transparency dropped, 16 bits become 8.
 
     Orientation tags are ignored, as the released code of the methods does, so that an image
     and its mask stay aligned.
+
+    Args:
+        least_side: A JPEG may be decoded smaller by `jpeg_reduction`; None decodes the whole.
 
     Returns:
         uint8 [H, W, 3].
@@ -34,6 +56,10 @@ def load_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
         DataError: the file is missing, damaged, truncated, no image, or over max_pixels.
     """
     with _opened(path, max_pixels) as image:
+        if image.format == "JPEG":
+            width, height = image.size
+            by = jpeg_reduction(height, width, least_side)
+            image.draft("RGB", (width // by, height // by))
         if image.mode.startswith("I;16") or image.mode == "I":
             # Pillow clips here instead of scaling; 16-bit cameras would come out white.
             grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)

@@ -240,7 +240,8 @@ def _learn(slot: "DetectorSlot", category: str, policy: CategoryConfig, files: l
     from zsad.reference_bank import BankError
     from zsad.tiling import TilingError
 
-    images = (_load(file) for file in _tracked(files, "Learning references"))
+    least_side = slot.serving(policy).least_side(policy)
+    images = (_load(file, least_side)[0] for file in _tracked(files, "Learning references"))
     try:
         slot.learn(category, policy, images)
     except (BankError, TilingError) as error:
@@ -298,11 +299,11 @@ def _score_images(
     from daemon.inspection.sanity import measure, unfit
     from zsad.tiling import TilingError
 
-    masks = RoiMasks()
+    masks, least_side = RoiMasks(), slot.serving(product[1]).least_side(product[1])
     scores, peaks = [], []
     for file in _tracked(files, description):
-        image = _load(file)
-        if problem := unfit(image, product[1].sanity):
+        image, taken_px = _load(file, least_side)
+        if problem := unfit(image, product[1].sanity, taken_px=taken_px):
             raise ConfigError(f"{file}: the daemon would not inspect it: {problem.detail}")
         measured.append(measure(image, with_sharpness=True))
         try:
@@ -319,10 +320,12 @@ def _tracked(files: list[Path], description: str) -> Iterable[Path]:
     return track(files, description=description, console=Console(stderr=True))
 
 
-def _load(file: Path) -> Image:
-    from zsad.image_files import DataError, load_image
+def _load(file: Path, least_side: int | None) -> tuple[Image, tuple[int, int]]:
+    """An image as the daemon would decode it, and its height and width in the file."""
+    from zsad.image_files import DataError, image_size, load_image
 
     try:
-        return load_image(file)
+        width, height = image_size(file)
+        return load_image(file, least_side=least_side), (height, width)
     except DataError as error:
         raise ConfigError(str(error)) from error

@@ -32,6 +32,9 @@ class CategoryConfig(Section):
             at the frame as a whole, at the detector's input side.
         tiling: `auto` cuts a frame into tiles where `min_defect_px` asks for it.
         max_tiles: A frame that needs more is an ERROR; each costs as much as a whole frame.
+        reduced_decode: A JPEG whose sides are at least four times the detector's input side is
+            decoded at a half, a quarter or an eighth, down to twice that side: less work, and
+            scores that move by some thousandths.
         references: The detector compares with this many OK frames of the product, which come
             before those of `learn_frames`; 0 is pure zero-shot.
     """
@@ -49,6 +52,7 @@ class CategoryConfig(Section):
     min_defect_px: Annotated[int, Field(ge=2, le=10_000)] | None = None
     tiling: Literal["auto", "never"] = "auto"
     max_tiles: Annotated[int, Field(ge=1, le=1024)] = 64
+    reduced_decode: bool = False
     references: Annotated[int, Field(ge=0, le=300)] = 0
 
     @property
@@ -58,7 +62,8 @@ class CategoryConfig(Section):
         Scores of two recipes do not compare, so thresholds belong to one.
         """
         scoring = self.model_dump_json(
-            include={"class_name", "roi", "min_defect_px", "tiling"}, exclude_defaults=True
+            include={"class_name", "roi", "min_defect_px", "tiling", "reduced_decode"},
+            exclude_defaults=True,
         )
         return hashlib.sha256(scoring.encode()).hexdigest()[:16]
 
@@ -85,6 +90,13 @@ class CategoryConfig(Section):
                     ("tiling",),
                     "auto follows from the smallest defect: add min_defect_px, its side in "
                     "pixels of the frame",
+                )
+            )
+        if self.reduced_decode and self.min_defect_px is not None and self.tiling == "auto":
+            problems.append(
+                (
+                    ("reduced_decode",),
+                    "throws away what min_defect_px asks to see: remove one of them",
                 )
             )
         if self.references == 1:

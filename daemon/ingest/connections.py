@@ -13,6 +13,13 @@ import time
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+_OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED
+_LET_IN = zmq.EVENT_HANDSHAKE_SUCCEEDED
+_TURNED_AWAY = (
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 LOOK_EVERY_S = 0.02
 QUIET_LOOKS = 2
 """In between, ZeroMQ's own thread has moved to the kernel what there is room for."""
@@ -27,8 +34,9 @@ class Connections:
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         """Call before the socket is bound or connected."""
         self._descriptors: set[int] = set()
+        self._is_turned_away = False
         address = f"inproc://connections-{id(self)}"
-        socket.monitor(address, zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        socket.monitor(address, _OPENED | _TURNED_AWAY | _LET_IN | zmq.EVENT_DISCONNECTED)
         self._events = socket.context.socket(zmq.PAIR)
         self._events.setsockopt(zmq.RCVHWM, 0)  # ZeroMQ's own thread would wait where it is full
         self._events.connect(address)
@@ -37,16 +45,19 @@ class Connections:
         """Take note of what came and went; call now and then."""
         while self._events.poll(0):
             event = recv_monitor_message(self._events, zmq.NOBLOCK)
-            if event["event"] == zmq.EVENT_DISCONNECTED:
+            if event["event"] & _OPENED:
+                self._descriptors.add(event["value"])
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self._descriptors.discard(event["value"])
             else:
-                self._descriptors.add(event["value"])
+                self._is_turned_away = event["event"] != _LET_IN
 
     def wait_until_taken(self, until: float) -> bool:
         """Wait for the receivers; over TCP, for their machines.
 
         Returns:
-            False if at `until` (monotonic) one of them had not taken everything.
+            False if at `until` (monotonic) one of them had not taken everything, or if the last
+            one turned the sender away, as a daemon does that wants keys.
         """
         pause = threading.Event()
         quiet_looks = 0
@@ -54,7 +65,7 @@ class Connections:
             self.follow()
             quiet_looks = 0 if any(map(_untaken_bytes, self._descriptors)) else quiet_looks + 1
             if quiet_looks >= QUIET_LOOKS:
-                return True
+                return not self._is_turned_away
             if time.monotonic() >= until:
                 return False
             pause.wait(LOOK_EVERY_S)

@@ -46,6 +46,7 @@ class Courier:
 
     Attributes:
         is_established: The daemon has answered the greeting of this session.
+        received: Every number up to this one has come to the daemon; NOTHING if none has.
         refusal: Why it does not want this camera; None if it does.
     """
 
@@ -59,7 +60,7 @@ class Courier:
         self._epoch = epoch
         self._session = secrets.randbelow(MAX_EPOCH + 1)
         self._sent_through = NOTHING
-        self._received = NOTHING
+        self.received = NOTHING
         self._window = 0
         self._is_blocked = False
         self._heard_at = self._greeted_at = self._beat_at = self._moved_at = float("-inf")
@@ -105,10 +106,10 @@ class Courier:
         self.refusal = None
         if not self.is_established:
             self.is_established = True
-            self._sent_through = self._received = state.received
+            self._sent_through = self.received = state.received
             self._moved_at = now
-        if state.received > self._received or state.received >= self._sent_through:
-            self._received = state.received
+        if state.received > self.received or state.received >= self._sent_through:
+            self.received = state.received
             self._moved_at = now
         elif now - self._moved_at > RESEND_AFTER_S:
             self._end_session()  # it lacks something: ask where to go on

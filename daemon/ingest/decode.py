@@ -10,6 +10,7 @@ from daemon.errors import FrameError
 from daemon.ingest.message import Payload
 from daemon.ingest.pixels import shape_problem, to_rgb
 from daemon.ingest.wire import PixelFormat
+from zsad.image_files import jpeg_reduction
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_FRAME = 12  # length, type and checksum around the data of a chunk
@@ -17,12 +18,21 @@ _MAX_PNG_CHUNKS = 100_000  # writers make one of every 8 KiB or more
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _JPEG_START_OF_SCAN = 0xDA
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 # SOF0-SOF15 without DHT (C4), JPG (C8) and DAC (CC); ITU-T T.81, table B.1.
 _JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def decode_image(payload: Payload, *, max_pixels: int) -> Image:
+def decode_image(payload: Payload, *, max_pixels: int, least_side: int | None = None) -> Image:
     """Decode one image.
+
+    Args:
+        least_side: A JPEG may be decoded smaller by `jpeg_reduction`; None decodes the whole.
 
     Returns:
         RGB uint8 [H, W, 3] of its own memory, oriented as the sensor read it (EXIF is ignored,
@@ -36,10 +46,10 @@ def decode_image(payload: Payload, *, max_pixels: int) -> Image:
             return _decode_raw(payload, max_pixels)
         case "jpeg":
             data = bytes(payload.data)
-            return _decode_file(data, "JPEG", _jpeg_size(data), max_pixels)
+            return _decode_file(data, "JPEG", jpeg_size(data), max_pixels, least_side)
         case "png":
             data = bytes(payload.data)
-            return _decode_file(data, "PNG", _png_size(data), max_pixels)
+            return _decode_file(data, "PNG", _png_size(data), max_pixels, None)
         case _:
             assert_never(payload.encoding)
 
@@ -66,19 +76,22 @@ def _pixel_format(name: str | None) -> PixelFormat:
     raise _bad(f"pixel_format {name} is not supported; send one of {get_args(PixelFormat)}")
 
 
-def _decode_file(data: bytes, kind: str, size: tuple[int, int], max_pixels: int) -> Image:
+def _decode_file(
+    data: bytes, kind: str, size: tuple[int, int], max_pixels: int, least_side: int | None
+) -> Image:
     height, width = size
     if height < 1 or width < 1:
         raise _bad(f"{kind} says {width} x {height} pixels")
     _check_pixels(height, width, max_pixels)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    by = jpeg_reduction(height, width, least_side)
+    flags = _REDUCED[by] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:
         raise _bad(f"{kind} of {len(data)} bytes does not decode: {error.err}") from error
     if bgr is None:
         raise _bad(f"{kind} of {len(data)} bytes is damaged or truncated")
-    if bgr.shape[:2] != (height, width):
+    if bgr.shape[:2] != (-(-height // by), -(-width // by)):
         raise _bad(f"{kind} header says {width} x {height}, decoded {bgr.shape[1::-1]}")
     return to_rgb(np.asarray(bgr, dtype=np.uint8), "BGR8")
 
@@ -108,10 +121,13 @@ def _check_png_chunks(data: bytes) -> None:
     raise _bad(f"PNG has more than {_MAX_PNG_CHUNKS} chunks")
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
+def jpeg_size(data: bytes) -> tuple[int, int]:
     """(height, width) from the start-of-frame segment; also refuses a file without its end.
 
     Decoders may fill a truncated JPEG with grey, which would be inspected as if it were the part.
+
+    Raises:
+        FrameError: BAD_PAYLOAD.
     """
     if not data.startswith(_JPEG_START):
         raise _bad(f"{len(data)} bytes are not a JPEG")

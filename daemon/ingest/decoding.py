@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from daemon.core import Frame, FrameInfo, ImageFile, Stage
 from daemon.errors import FrameError
 from daemon.ingest.admission import Admitted, ErrorFrame
-from daemon.ingest.decode import decode_image
+from daemon.ingest.decode import decode_image, jpeg_size
 from daemon.ingest.message import Payload
 from daemon.ingest.wake import WakePipe
 
@@ -61,10 +61,10 @@ class DecodePool:
         """Whether `submit` must wait for `finished`."""
         return len(self._pending) >= self._max_pending
 
-    def submit(self, admitted: Admitted) -> None:
-        """Start decoding."""
+    def submit(self, admitted: Admitted, least_side: int | None = None) -> None:
+        """Start decoding; `least_side` as of `decode_image`."""
         future = self._executor.submit(
-            self._decode, admitted.info, admitted.payload, self._max_pixels
+            self._decode, admitted.info, admitted.payload, self._max_pixels, least_side
         )
         self._pending.append(future)
         future.add_done_callback(lambda _: self._wake.wake())
@@ -85,15 +85,21 @@ class DecodePool:
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._wake.close()
 
-    def _decode(self, info: FrameInfo, payload: Payload, max_pixels: int) -> Frame | ErrorFrame:
+    def _decode(
+        self, info: FrameInfo, payload: Payload, max_pixels: int, least_side: int | None
+    ) -> Frame | ErrorFrame:
         began_at = self._clock()
+        size: tuple[int, int] | None = None
         try:
-            image = decode_image(payload, max_pixels=max_pixels)
+            image = decode_image(payload, max_pixels=max_pixels, least_side=least_side)
+            if least_side is not None and payload.encoding == "jpeg":
+                size = jpeg_size(bytes(payload.data))
         except FrameError as error:
             return ErrorFrame(info, error.reason, error.detail)
         decoded_at = self._clock()
         self._on_stage("decode", decoded_at - began_at)
-        return Frame(info, image, decoded_at, _file(payload) if self._keep_files else None)
+        file = _file(payload) if self._keep_files else None
+        return Frame(info, image, decoded_at, file, size)
 
 
 def _file(payload: Payload) -> ImageFile | None:

@@ -3,10 +3,16 @@
 Needs only pyzmq: camera programs import it.
 """
 
+import errno
 from collections.abc import Callable
 from typing import Literal
 
 import zmq
+
+from daemon.ipc_path import is_held
+
+NOT_THERE_YET = (errno.EADDRNOTAVAIL, errno.ENODEV)
+"""Of binding: the address, its name or its interface may come up after this program."""
 
 Mode = Literal["bind", "connect"]
 KEEPALIVE_IDLE_S = 5
@@ -39,14 +45,18 @@ def attach(
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_EVERY_S)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    if "[" in endpoint:
+        socket.setsockopt(zmq.IPV6, 1)
     if secure is not None:
         secure(socket)
     if mode == "bind":
+        if is_held(endpoint):
+            raise zmq.ZMQError(errno.EADDRINUSE)
         socket.bind(endpoint)
     else:
         socket.connect(endpoint)
 
 
 def endpoint_of(socket: "zmq.Socket[bytes]") -> str:
-    """Where the socket really is: a bound tcp port 0 is resolved."""
+    """Where the socket really is: a bound tcp port 0 is resolved. Empty before it is anywhere."""
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)

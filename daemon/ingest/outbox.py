@@ -1,16 +1,22 @@
 """Frames that the receiver has not acknowledged, in memory or in a folder. Knows no socket.
 
+Every start of a program numbers its frames in an epoch of its own. What an earlier start left
+keeps its epoch and is brought first. So a folder may be copied, or come back from a backup: what
+is sent twice then is the same frame, and no two frames ever have one number.
+
 Needs the standard library only, since camera programs import it.
 """
 
 import bisect
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import secrets
 import struct
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -38,7 +44,8 @@ class Outbox(Protocol):
     Attributes:
         epoch: Of all its frames.
         next_seq: Above every number used so far.
-        acknowledged: Every number up to this one is the receiver's; NOTHING if none is.
+        acknowledged: Every number up to this one is the receiver's, or was given up; NOTHING if
+            none is.
     """
 
     epoch: int
@@ -56,9 +63,6 @@ class Outbox(Protocol):
 
     def __len__(self) -> int:
         """Frames that are not acknowledged."""
-
-    def close(self) -> None:
-        """Give up what the process holds; what is on disk stays."""
 
 
 class MemoryOutbox:
@@ -89,35 +93,51 @@ class MemoryOutbox:
         """Frames that are not acknowledged."""
         return len(self._frames)
 
+
+class OutboxFolder:
+    """A folder of one program's frames; no other uses it before `close`.
+
+    Attributes:
+        earlier: What earlier starts left, the oldest first.
+        own: For the frames of this start.
+    """
+
+    def __init__(self, folder: Path, camera: str) -> None:
+        """Take over what an earlier program left.
+
+        Raises:
+            OSError: The folder cannot be used.
+            ValueError: Another program uses it, or it holds other files or another camera's frames.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder)
+        try:
+            found = _take_stock(folder)
+            self.earlier = [DiskOutbox(folder, epoch, seqs) for epoch, seqs in found.items()]
+            for outbox in self.earlier:
+                _refuse_other_camera(folder, outbox, camera)
+        except ValueError:
+            self._lock.close()
+            raise
+        self.own = DiskOutbox(folder, secrets.randbelow(MAX_EPOCH + 1))
+
     def close(self) -> None:
-        """Nothing is held outside the process."""
+        """Let another program use the folder."""
+        self._lock.close()
 
 
 class DiskOutbox:
     """One file a frame, synced before `add` returns: they outlive the program and a power cut.
 
-    A file is named `EPOCH-SEQ.frame`. The newest one stays even when it is acknowledged: it
-    tells the next start where to go on. A file that cannot be read any more is set aside as
+    A file is named `EPOCH-SEQ.frame`. One that cannot be read any more is set aside as
     `.damaged`; the receiver counts its number as a gap.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Take over what an earlier program left.
-
-        Raises:
-            OSError: The folder cannot be used.
-            ValueError: Another program uses it, or it holds more than one publisher's frames.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, epoch: int, seqs: Sequence[int] = ()) -> None:
+        """`seqs` are in the folder already, in order."""
+        self.epoch = epoch
         self._folder = folder
-        self._lock = _locked(folder)
-        try:
-            found = _take_stock(folder)
-        except ValueError:
-            self._lock.close()
-            raise
-        self.epoch = found[0][0] if found else secrets.randbelow(MAX_EPOCH + 1)
-        self._seqs = [seq for _, seq in found]
+        self._seqs = list(seqs)
         self.next_seq = self._seqs[-1] + 1 if self._seqs else 0
         # What is below the oldest file was acknowledged, or its file would be here.
         self.acknowledged = self._seqs[0] - 1 if self._seqs else NOTHING
@@ -145,7 +165,6 @@ class DiskOutbox:
         _sync_folder(self._folder)
         self._seqs.append(frame.seq)
         self.next_seq = frame.seq + 1
-        self._drop_acknowledged()
 
     def next_after(self, seq: int) -> KeptFrame | None:
         """The first readable frame above `seq`."""
@@ -163,18 +182,13 @@ class DiskOutbox:
 
     def __len__(self) -> int:
         """Frames that are not acknowledged."""
-        return len(self._seqs) - bisect.bisect_right(self._seqs, self.acknowledged)
-
-    def close(self) -> None:
-        """Let another program use the folder."""
-        self._lock.close()
+        return len(self._seqs)
 
     def _drop_acknowledged(self) -> None:
-        """Delete what is acknowledged, except for the newest file."""
-        count = min(bisect.bisect_right(self._seqs, self.acknowledged), len(self._seqs) - 1)
-        for seq in self._seqs[: max(0, count)]:
+        count = bisect.bisect_right(self._seqs, self.acknowledged)
+        for seq in self._seqs[:count]:
             self._path(seq).unlink(missing_ok=True)
-        del self._seqs[: max(0, count)]
+        del self._seqs[:count]
 
     def _read(self, seq: int) -> KeptFrame | None:
         path = self._path(seq)
@@ -212,16 +226,25 @@ def _locked(folder: Path) -> IO[str]:
     return lock
 
 
-def _take_stock(folder: Path) -> list[tuple[int, int]]:
-    """(epoch, seq) of every frame, in order; what was being written at a kill is removed."""
+def _take_stock(folder: Path) -> dict[int, list[int]]:
+    """Epoch -> its numbers in order, the oldest epoch first; what a kill left half is removed."""
     for unfinished in folder.glob("*.new"):
         unfinished.unlink()
-    found = sorted(_name_to_id(path) for path in folder.glob("*.frame"))
-    if len(epochs := {epoch for epoch, _ in found}) > 1:
+    found: dict[int, list[int]] = {}
+    for path in sorted(folder.glob("*.frame"), key=lambda path: path.stat().st_mtime_ns):
+        epoch, seq = _name_to_id(path)
+        found.setdefault(epoch, []).append(seq)
+    return {epoch: sorted(seqs) for epoch, seqs in found.items()}
+
+
+def _refuse_other_camera(folder: Path, outbox: Outbox, camera: str) -> None:
+    """The frames would come in the name of a camera that did not take them."""
+    frame = outbox.next_after(outbox.acknowledged)
+    if frame is not None and (found := json.loads(frame.header)["camera"]) != camera:
         raise ValueError(
-            f"outbox {folder} holds frames of {len(epochs)} publishers; give each its own"
+            f"outbox {folder} holds frames of camera {found!r}; was it copied? Give {camera!r} a "
+            "folder of its own"
         )
-    return found
 
 
 def _name_to_id(path: Path) -> tuple[int, int]:

@@ -191,8 +191,8 @@ class FramePublisher:
             self._beats.join()
             # Before the last word too: PUB drops it for a receiver whose queue is full.
             self._connections.wait_until_taken(give_up_at)
-            self._beat()  # the last word: how many there were
-            is_taken = self._connections.wait_until_taken(give_up_at)
+            is_told = self._beat() or not self.next_seq  # the last word: how many there were
+            is_taken = self._connections.wait_until_taken(give_up_at) and is_told
         self._connections.close()
         left_ms = round((give_up_at - time.monotonic()) * 1000)
         self._socket.close(max(left_ms, LAST_WORD_MS) if self._linger_s > 0 else 0)
@@ -237,10 +237,17 @@ class FramePublisher:
         while not self._closed.wait(BEAT_EVERY_S):
             self._beat()
 
-    def _beat(self) -> None:
-        with self._lock, contextlib.suppress(zmq.Again):  # full: the next one says the same
+    def _beat(self) -> bool:
+        """False where the socket is full, or nobody receives: the next one says the same."""
+        with self._lock:
             self._connections.follow()
-            self._socket.send_multipart(self._composer.beat(self.next_seq - 1), zmq.NOBLOCK)
+            if not self._is_push and not self._read_subscriptions():
+                return False
+            try:
+                self._socket.send_multipart(self._composer.beat(self.next_seq - 1), zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+        return True
 
     def _read_subscriptions(self) -> bool:
         with contextlib.suppress(zmq.Again):

@@ -164,12 +164,13 @@ class ReliableIntake:
                 self._forget(sender)
             if sender.peer is not None and (sender.is_news or now - sender.told_at >= BEAT_EVERY_S):
                 self._tell(sender, now)
-            if sender.peer is None and not sender.in_flight:
-                with self._lock:
-                    del self._senders[sender.start]
+            self._drop_if_done(sender)
 
     def _greet(self, peer: bytes, hello: Hello, now: float, key: str | None) -> None:
         start = hello.camera, hello.epoch
+        if (other := self._by_peer.get(peer)) is not None:  # one program, its next epoch
+            self._forget(other)
+            self._drop_if_done(other)
         sender = self._senders.get(start)
         if hello.camera not in self._cameras:
             self._refuse(peer, f"camera {hello.camera!r} is not configured")
@@ -186,8 +187,6 @@ class ReliableIntake:
             with self._lock:
                 self._senders[start] = sender
         self._forget(sender)
-        if (other := self._by_peer.get(peer)) is not None:
-            self._forget(other)
         sender.session, sender.peer, sender.heard_at = hello.session, peer, now
         self._by_peer[peer] = sender
         self._tell(sender, now)
@@ -195,8 +194,8 @@ class ReliableIntake:
     def _catch_up(self, start: Start, acknowledged: int) -> None:
         """Bring together what the sender and the database know of each other."""
         camera, epoch = start
-        if self._tracker.last(camera, epoch, NOTHING) == NOTHING and acknowledged > NOTHING:
-            self._tracker.join(camera, epoch, acknowledged + 1)  # before this database's memory
+        if self._tracker.last(camera, epoch, NOTHING) == NOTHING:
+            self._tracker.join(camera, epoch, acknowledged + 1)  # before the daemon's memory
         self._holes.open_above(start, acknowledged)
         # What it believes to be stored, and is not: a database that was restored from a backup.
         for gap in self._holes.give_up(start, 0, acknowledged):
@@ -265,6 +264,11 @@ class ReliableIntake:
         if sender.peer is not None:
             self._by_peer.pop(sender.peer, None)
             sender.peer = None
+
+    def _drop_if_done(self, sender: _Sender) -> None:
+        if sender.peer is None and not sender.in_flight:
+            with self._lock:
+                self._senders.pop(sender.start, None)
 
     def _say(self, peer: bytes, text: bytes) -> bool:
         """False where the peer has gone. One that does not read misses news, and asks again."""

@@ -5,13 +5,14 @@
 
 A frame is kept until the daemon says that its result is in the database; after an interruption
 it is sent again, and the daemon knows it by its number. With an outbox, what `send` returned for
-survives `kill -9` of this program too: the next one with the same outbox goes on. Without one,
+survives `kill -9` of this program too: the next one with the same outbox brings it. Without one,
 frames that are not acknowledged are lost with the program.
 """
 
 import logging
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -21,7 +22,7 @@ import zmq
 from daemon.ingest.composing import Composer, FileEncoding, FrameFacts
 from daemon.ingest.courier import Courier
 from daemon.ingest.endpoints import Mode, attach, endpoint_of
-from daemon.ingest.outbox import DiskOutbox, KeptFrame, MemoryOutbox, Outbox
+from daemon.ingest.outbox import KeptFrame, MemoryOutbox, Outbox, OutboxFolder
 from daemon.ingest.pixels import Pixels
 from daemon.ingest.wake import WakePipe
 from daemon.ingest.wire import MAX_ENVELOPE_BYTES, Encoding, PixelFormat
@@ -41,7 +42,7 @@ class ReliablePublisher:
     full, `send` waits for acknowledgements, at most `send_timeout_s`.
 
     Attributes:
-        epoch: Random per start; kept with an outbox on disk.
+        epoch: Random per start.
         endpoint: Where the socket is; a bound tcp port 0 is resolved.
         sent: Frames taken over by `send` since this start.
         next_seq: The number of the next frame.
@@ -84,7 +85,9 @@ class ReliablePublisher:
         keys = optional_client_keys(secret_key, server_key)
         if buffer_frames < 1:
             raise ValueError(f"buffer_frames {buffer_frames} is not at least 1")
-        self._outbox: Outbox = MemoryOutbox() if outbox is None else DiskOutbox(outbox)
+        self._folder = None if outbox is None else OutboxFolder(outbox, camera)
+        self._outbox: Outbox = MemoryOutbox() if self._folder is None else self._folder.own
+        self._earlier: deque[Outbox] = deque(() if self._folder is None else self._folder.earlier)
         self.camera = camera
         self.epoch = self._outbox.epoch
         self.next_seq = self._outbox.next_seq
@@ -96,7 +99,7 @@ class ReliablePublisher:
         self._context = zmq.Context() if context is None else context
         self._socket = self._context.socket(zmq.DEALER)
         self._wake = WakePipe()
-        self._changed = threading.Condition()  # guards the outbox and what follows
+        self._changed = threading.Condition()  # guards the outboxes and what follows
         self._error: BaseException | None = None
         self._close_at: float | None = None
         try:
@@ -118,7 +121,7 @@ class ReliablePublisher:
             self._release()
             raise
         self.endpoint = endpoint_of(self._socket)
-        self._courier = Courier(self._socket, self._composer.topic, camera, self.epoch)
+        self._courier = self._new_courier()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
@@ -126,7 +129,7 @@ class ReliablePublisher:
     def unacknowledged(self) -> int:
         """Frames that are kept because the daemon has not stored them yet."""
         with self._changed:
-            return len(self._outbox)
+            return self._kept()
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait until the daemon has greeted; not needed before `send`."""
@@ -136,8 +139,8 @@ class ReliablePublisher:
     def wait_until_stored(self, timeout_s: float) -> bool:
         """Wait until the daemon has stored every frame."""
         with self._changed:
-            self._changed.wait_for(lambda: not len(self._outbox) or self._error, timeout_s)
-            return not len(self._outbox)
+            self._changed.wait_for(lambda: not self._kept() or self._error, timeout_s)
+            return not self._kept()
 
     def send(
         self,
@@ -177,13 +180,13 @@ class ReliablePublisher:
             self._close_at = time.monotonic() + self._linger_s
         self._wake.wake()
         self._thread.join()
-        if len(self._outbox):
+        if frames := self._kept():
             logger.warning(
                 "closed before everything was acknowledged",
                 extra={
                     "camera": self.camera,
-                    "frames": len(self._outbox),
-                    "are_kept": isinstance(self._outbox, DiskOutbox),
+                    "frames": frames,
+                    "are_kept": self._folder is not None,
                 },
             )
         self._release()
@@ -209,7 +212,7 @@ class ReliablePublisher:
                     f"payload has {len(payload)} bytes, the daemon's limit is "
                     f"{self._courier.max_payload_bytes} (limits.max_payload_bytes)"
                 )
-            if len(self._outbox) >= self._buffer_frames:
+            if self._kept() >= self._buffer_frames:
                 raise TimeoutError(
                     f"{self._buffer_frames} frames wait for {self.endpoint} and none was "
                     f"acknowledged within {self._send_timeout_s:g} s: "
@@ -224,7 +227,10 @@ class ReliablePublisher:
         return seq
 
     def _has_room_or_died(self) -> bool:
-        return len(self._outbox) < self._buffer_frames or self._error is not None
+        return self._kept() < self._buffer_frames or self._error is not None
+
+    def _kept(self) -> int:
+        return len(self._outbox) + sum(map(len, self._earlier))
 
     def _run(self) -> None:
         """Move frames and acknowledgements until closed."""
@@ -233,7 +239,7 @@ class ReliablePublisher:
                 self._courier.wait(self._wake.fd)
                 self._wake.clear()
                 with self._changed:
-                    self._courier.turn(self._outbox, time.monotonic())
+                    self._turn(time.monotonic())
                     self._changed.notify_all()
         except BaseException as error:
             logger.exception("publisher died", extra={"camera": self.camera})
@@ -241,15 +247,46 @@ class ReliablePublisher:
                 self._error = error
                 self._changed.notify_all()
 
+    def _turn(self, now: float) -> None:
+        """Bring what the oldest outbox holds, and go on to the next once it is empty."""
+        if not self._earlier:
+            self._courier.turn(self._outbox, now)
+            self._refuse_a_double()
+            return
+        outbox = self._earlier[0]
+        self._courier.turn(outbox, now)
+        if len(outbox) or not self._courier.is_established:
+            return
+        last_seq = outbox.next_seq - 1
+        if outbox.acknowledged < last_seq:  # damaged: a greeting says that they will not come
+            outbox.forget_through(last_seq)
+        else:
+            self._earlier.popleft()
+        self._courier = self._new_courier()
+
+    def _new_courier(self) -> Courier:
+        outbox = self._earlier[0] if self._earlier else self._outbox
+        return Courier(self._socket, self._composer.topic, self.camera, outbox.epoch)
+
+    def _refuse_a_double(self) -> None:
+        """A machine that was copied while this program ran goes on with the same numbers."""
+        if self._courier.received >= self._outbox.next_seq:
+            raise RuntimeError(
+                f"the daemon has frame {self._courier.received} of epoch {self.epoch}, and this "
+                f"program only reached {self._outbox.next_seq - 1}: a copy of it is running; "
+                "frames that both numbered alike are stored once. Start this program again"
+            )
+
     def _is_done(self) -> bool:
         with self._changed:
             return self._close_at is not None and (
-                not len(self._outbox) or time.monotonic() >= self._close_at
+                not self._kept() or time.monotonic() >= self._close_at
             )
 
     def _release(self) -> None:
         self._socket.close()
         self._wake.close()
-        self._outbox.close()
+        if self._folder is not None:
+            self._folder.close()
         if self._owns_context:
             self._context.term()

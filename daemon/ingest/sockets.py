@@ -9,7 +9,7 @@ import zmq
 
 from daemon.config.sources import LimitsConfig, SourceConfig
 from daemon.errors import ConfigError
-from daemon.ingest.endpoints import attach
+from daemon.ingest.endpoints import NOT_THERE_YET, attach
 from daemon.ingest.message import Buffer
 from daemon.ingest.wire import MAX_HEADER_BYTES
 
@@ -42,7 +42,7 @@ def open_source(
     limits: LimitsConfig,
     secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
 ) -> "zmq.Socket[bytes]":
-    """Open one source.
+    """Open one source; its socket is bound nowhere yet where its address is not there yet.
 
     Args:
         secure: Makes the socket ask for keys; None leaves it plain.
@@ -69,6 +69,8 @@ def open_source(
                 pass
         attach(socket, source.endpoint, source.mode, secure)
     except zmq.ZMQError as error:
+        if source.mode == "bind" and error.errno in NOT_THERE_YET:
+            return socket
         socket.close()
         raise ConfigError(
             f"source {source.endpoint!r}: cannot {source.mode}: {error.strerror}; "

@@ -31,7 +31,7 @@ from daemon.ingest.numbering import DaemonNumbering
 from daemon.ingest.reliable_intake import ReliableIntake
 from daemon.ingest.sequence import Gap, SequenceTracker
 from daemon.ingest.sockets import Received, open_source
-from daemon.ingest.source import Source
+from daemon.ingest.source import Note, Source
 from daemon.ingest.wake import WakePipe
 from daemon.ingest.wire import MAX_EPOCH, MAX_SEQ
 from daemon.log import RateLimitedLog
@@ -69,12 +69,15 @@ class Subscriber:
         utc_now: Callable[[], datetime],
         clock: Callable[[], float],
         last_seqs: Mapping[Start, int] | None = None,
+        older_seqs: Mapping[Start, int] | None = None,
         first_seqs: Mapping[Start, int] | None = None,
         missing: Mapping[Start, Sequence[Gap]] | None = None,
         door: Doorkeeper | None = None,
         on_stage: Callable[[Stage, float], None] = lambda _stage, _seconds: None,
+        note: Note = lambda _kind, _detail, _severity: None,
         decode_threads: int = 2,
         keep_files: bool = False,
+        least_side: Callable[[str], int | None] = lambda _: None,
         context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
     ) -> None:
         """Open nothing yet.
@@ -85,10 +88,13 @@ class Subscriber:
             clock: Monotonic seconds.
             last_seqs: (camera, epoch) -> last number accounted for by earlier starts; what was
                 lost since then becomes a gap. Cameras that are not configured are left out.
+            older_seqs: The same, of starts so long ago that nobody looked for holes.
             first_seqs, missing: The lowest number stored, and numbers above it that are not.
             door: Asks for keys on tcp; its context is then used. None lets everybody in.
             on_stage: Told how long frames were received and decoded. Any thread.
+            note: Writes into the diary what happens to a source.
             keep_files: Frames carry the file that they were decoded from, to be kept as it is.
+            least_side: How small the JPEGs of a category may be decoded, as of `decode_image`.
             context: Needed only for inproc endpoints.
         """
         self._sources = sources
@@ -101,8 +107,10 @@ class Subscriber:
         self._clock = clock
         self._decode_threads = decode_threads
         self._keep_files = keep_files
+        self._least_side = least_side
         self._door = door
         self._on_stage = on_stage
+        self._note = note
         self._may_send = everybody_may_send if door is None else door.may_send
         self._context = context if door is None else door.context
         self._owned_context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -116,7 +124,7 @@ class Subscriber:
         self._warnings = RateLimitedLog(logger)
         self._holes = Holes(missing or {}, first_seqs or {})
         self._tracker = SequenceTracker(
-            {key: seq for key, seq in (last_seqs or {}).items() if key[0] in cameras}
+            {key: seq for key, seq in (last_seqs or {}).items() if key[0] in cameras}, older_seqs
         )
         self._gatekeeper = Gatekeeper(
             cameras=cameras,
@@ -135,6 +143,8 @@ class Subscriber:
     def open(self) -> None:
         """Open all sockets; call before the thread of `run` starts.
 
+        One whose address is not there yet is bound when it is.
+
         Raises:
             ConfigError: An endpoint cannot be bound or connected; nothing stays open.
         """
@@ -149,7 +159,9 @@ class Subscriber:
             self.close()
             raise
         self._all = tuple(self._open)
-        self._endpoints = tuple(endpoint_of(source.socket) for source in self._all)
+        self._endpoints = tuple(
+            endpoint_of(source.socket) or source.config.endpoint for source in self._all
+        )
         logger.info("sources open", extra={"endpoints": self._endpoints})
 
     def close(self) -> None:
@@ -258,7 +270,9 @@ class Subscriber:
                 on_gap=self._lose_gap,
                 may_send=self._may_send,
             )
-        return Source(config, socket, intake, self._clock(), must_redial=must_redial)
+        return Source(
+            config, socket, intake, self._clock(), note=self._note, must_redial=must_redial
+        )
 
     def _pollers(self, pool: DecodePool) -> tuple[zmq.Poller, zmq.Poller]:
         """With the sockets, and without them."""
@@ -275,10 +289,12 @@ class Subscriber:
         for _ in range(MESSAGES_PER_TURN):
             if pool.is_full():
                 return
-            received_utc, began_at = self._utc_now(), self._clock()
-            message = source.receive(began_at, received_utc)
+            began_at = self._clock()
+            message = source.receive()
             if message is None:
                 return
+            received_utc = self._utc_now()  # not before: a clock may be set in between
+            source.heard(began_at, received_utc)
             self._take_over_rules(pool)
             if source.intake is not None:
                 admitted = self._take_delivery(message, source.intake, received_utc)
@@ -286,7 +302,7 @@ class Subscriber:
                 admitted = self._admit(message, source.config, received_utc)
             if admitted is not None:
                 self._on_stage("receive", self._clock() - began_at)
-                pool.submit(admitted)
+                pool.submit(admitted, self._least_side(admitted.info.category))
 
     def _admit(
         self, message: Received, source: SourceConfig, received_utc: datetime

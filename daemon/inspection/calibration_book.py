@@ -173,7 +173,8 @@ class CalibrationBook:
     def _get(self, category: str, policy: CategoryConfig) -> Calibration | None:
         version = self._version(category)
         made = self._calibrations.get((category, version, policy.recipe))
-        if made is None and policy.roi.is_whole_frame and policy.min_defect_px is None:
+        is_plain = policy.roi.is_whole_frame and policy.min_defect_px is None
+        if made is None and is_plain and not policy.reduced_decode:
             # from before there were recipes
             made = self._calibrations.get((category, version, None))
         return made

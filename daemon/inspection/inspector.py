@@ -129,7 +129,8 @@ class Inspector:
                 f"category {category!r} was taken out of the configuration while the frame waited"
             )
             return Unfit(LossReason.UNKNOWN_CATEGORY, text)
-        return self._gate.check(frame.info.frame_id.camera, frame.image, policy.sanity)
+        camera = frame.info.frame_id.camera
+        return self._gate.check(camera, frame.image, policy.sanity, taken_px=frame.taken_px)
 
     def _infer_all(
         self, batch: Sequence[Frame], recipes: _Recipes
@@ -184,7 +185,7 @@ class Inspector:
     ) -> Inspection:
         info = frame.info
         verdict = decide(score, calibration, between=Verdict(policy.review_as))
-        height_px, width_px = frame.image.shape[:2]
+        height_px, width_px = frame.size_px
         regions: tuple[Region, ...] = ()
         if calibration is not None and verdict is not Verdict.OK:
             regions = find_regions(
@@ -209,7 +210,7 @@ class Inspector:
         )
 
     def _failed(self, frame: Frame, problem: Unfit) -> Inspection:
-        height_px, width_px = frame.image.shape[:2]
+        height_px, width_px = frame.size_px
         inspection = Inspection(
             info=frame.info,
             verdict=Verdict.ERROR,

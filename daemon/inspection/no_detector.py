@@ -75,8 +75,8 @@ class NoDetector:
                 model_version=self.version,
                 decided_utc=self._now(),
                 frame_to_verdict_s=self._clock() - frame.info.received_at,
-                width_px=frame.image.shape[1],
-                height_px=frame.image.shape[0],
+                width_px=frame.size_px[1],
+                height_px=frame.size_px[0],
             )
             for frame in batch
         ]

@@ -26,7 +26,8 @@ class Measures:
     """What an image measures, in grey levels 0 to 255.
 
     Attributes:
-        sharpness: Variance of the Laplacian at full resolution; None where it was not asked for.
+        sharpness: Variance of the Laplacian at the resolution it was decoded at; None where it was
+            not asked for.
     """
 
     brightness: float
@@ -60,9 +61,15 @@ def measure(image: Image, *, with_sharpness: bool) -> Measures:
     return Measures(float(sample.mean()), float(sample.std()), sharpness)
 
 
-def unfit(image: Image, limits: SanityConfig) -> Unfit | None:
-    """The first limit that an image breaks by itself; None if it may be inspected."""
-    height, width = image.shape[:2]
+def unfit(
+    image: Image, limits: SanityConfig, *, taken_px: tuple[int, int] | None = None
+) -> Unfit | None:
+    """The first limit that an image breaks by itself; None if it may be inspected.
+
+    Args:
+        taken_px: Height and width as the camera took it; None: the image's own.
+    """
+    height, width = taken_px or image.shape[:2]
     for key, wanted, pixels in (
         ("width_px", limits.width_px, width),
         ("height_px", limits.height_px, height),
@@ -97,9 +104,16 @@ class SanityGate:
         self._good_in_a_row: dict[str, int] = {}
         """Of the cameras that are in a bad spell."""
 
-    def check(self, camera: str, image: Image, limits: SanityConfig) -> Unfit | None:
-        """Whether the next image of a camera may be inspected; None if so."""
-        problem = unfit(image, limits)
+    def check(
+        self,
+        camera: str,
+        image: Image,
+        limits: SanityConfig,
+        *,
+        taken_px: tuple[int, int] | None = None,
+    ) -> Unfit | None:
+        """Whether the next image of a camera may be inspected, as `unfit`; None if so."""
+        problem = unfit(image, limits, taken_px=taken_px)
         if limits.frozen_after is None:
             self._last.pop(camera, None)
             return problem

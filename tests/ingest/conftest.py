@@ -90,6 +90,7 @@ def start_ingest() -> Iterator[StartIngest]:
         missing: Mapping[tuple[str, int], Sequence[Gap]] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        least_side: Callable[[str], int | None] = lambda _: None,
     ) -> RunningIngest:
         frames = FrameQueue(queue or QueueConfig(max_frames=1000), {})
         losses: list[FrameLoss] = []
@@ -115,6 +116,7 @@ def start_ingest() -> Iterator[StartIngest]:
             first_seqs=first_seqs,
             missing=missing,
             context=context,
+            least_side=least_side,
         )
         running = RunningIngest(subscriber, frames, threading.Event(), losses, errors, turned)
         subscriber.open()

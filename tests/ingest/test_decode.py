@@ -1,6 +1,7 @@
 import contextlib
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from daemon.errors import FrameError
 from daemon.ingest.decode import decode_image
 from daemon.ingest.message import Payload
 from daemon.ingest.wire import Encoding
+from zsad.image_files import jpeg_reduction, load_image
 
 LIMIT = 1_000_000
 Image = NDArray[np.uint8]
@@ -63,6 +65,44 @@ def png_that_says(width: int, height: int, depth: int = 8) -> bytes:
 def jpeg_that_says(width: int, height: int) -> bytes:
     at = JPEG.index(b"\xff\xc0")
     return JPEG[: at + 5] + struct.pack(">HH", height, width) + JPEG[at + 9 :]
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 100))
+def test_a_jpeg_is_never_reduced_below_the_least_side_and_only_to_powers_of_two(
+    height: int, width: int, least_side: int
+) -> None:
+    by = jpeg_reduction(height, width, least_side)
+
+    shorter = min(height, width)
+    assert by == 1 or shorter >= by * least_side
+    assert by == 8 or shorter < 2 * by * least_side
+    assert jpeg_reduction(height, width, None) == 1
+
+
+@pytest.mark.parametrize(("height", "width", "by"), [(403, 805, 4), (221, 200, 2), (801, 805, 8)])
+def test_a_reduced_jpeg_is_the_shrunk_image_on_the_line_and_in_files_alike(
+    tmp_path: Path, height: int, width: int, by: int
+) -> None:
+    noise = np.random.default_rng(3).normal(128, 60, (height, width, 3)).astype(np.float32)
+    image = cv2.GaussianBlur(noise, (0, 0), 6).clip(0, 255).astype(np.uint8)
+    data = encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 98)
+    (tmp_path / "frame.jpg").write_bytes(data)
+
+    decoded = decode_image(Payload("jpeg", data), max_pixels=LIMIT, least_side=100)
+    loaded = load_image(tmp_path / "frame.jpg", least_side=100)
+
+    assert decoded.shape == loaded.shape == (-(-height // by), -(-width // by), 3)
+    assert np.abs(decoded.astype(int) - loaded).max() <= 1
+    shrunk = cv2.resize(image, decoded.shape[1::-1], interpolation=cv2.INTER_AREA)[..., ::-1]
+    assert np.abs(decoded.astype(int) - shrunk).mean() < 2
+    png = encoded(image, ".png")
+    assert decode_image(Payload("png", png), max_pixels=LIMIT, least_side=100).shape == image.shape
+
+
+def test_the_limit_of_pixels_is_that_of_the_whole_jpeg() -> None:
+    with pytest.raises(FrameError) as caught:
+        decode_image(Payload("jpeg", JPEG), max_pixels=48 * 64 - 1, least_side=6)
+    assert caught.value.reason is LossReason.TOO_LARGE
 
 
 def test_jpeg_becomes_rgb() -> None:

@@ -2,7 +2,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from daemon.core import LossReason
@@ -175,6 +175,7 @@ def test_hostile_bytes_raise_only_message_error(parts: list[bytes]) -> None:
         parse_message(parts, max_payload_bytes=200)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a machine that has much to do
 @given(changes=st.dictionaries(st.sampled_from(sorted(HEADER | RAW)), JSON, max_size=4))
 def test_hostile_fields_raise_only_message_error(changes: dict[str, object]) -> None:
     with contextlib.suppress(MessageError):

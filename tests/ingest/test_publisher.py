@@ -207,3 +207,12 @@ def test_the_publisher_brings_no_heavy_package(module: str) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_pub_sender_that_nobody_hears_does_not_say_that_its_frames_were_taken(
+    ipc_endpoints: Iterator[str], image: NDArray[np.uint8]
+) -> None:
+    with FramePublisher(next(ipc_endpoints), "cam1") as publisher:
+        publisher.send(image)
+
+    assert not publisher.is_handed_over

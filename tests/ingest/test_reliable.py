@@ -1,6 +1,8 @@
 """Both halves of the reliable transport over real sockets, in one process."""
 
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -137,7 +139,7 @@ def test_what_was_first_sent_is_brought_again_even_where_only_later_numbers_are_
     assert running.losses == []
 
 
-def test_a_killed_publisher_goes_on_where_its_outbox_ends(
+def test_what_a_killed_publisher_left_is_brought_before_the_next_ones_frames(
     start_ingest: StartIngest, ipc_endpoints: Iterator[str], image: Image, tmp_path: Path
 ) -> None:
     endpoint = next(ipc_endpoints)
@@ -148,12 +150,86 @@ def test_a_killed_publisher_goes_on_where_its_outbox_ends(
 
     with publish(endpoint, outbox=tmp_path / "outbox") as again:
         again.send(image)
-        frame_ids = take(running, 4)
+        frame_ids = take(running, 3)
+        running.subscriber.stored(frame_ids)
+        frame_ids += take(running, 1)
         running.subscriber.stored(frame_ids)
         assert again.wait_until_stored(20)
 
-    assert [frame_id.seq for frame_id in frame_ids] == [0, 1, 2, 3]
-    assert {frame_id.epoch for frame_id in frame_ids} == {publisher.epoch}
+    assert [(frame_id.epoch, frame_id.seq) for frame_id in frame_ids] == [
+        *((publisher.epoch, seq) for seq in range(3)),
+        (again.epoch, 0),
+    ]
+    assert again.epoch != publisher.epoch
+
+
+def test_a_frame_that_was_damaged_at_the_end_of_what_was_left_is_a_gap(
+    start_ingest: StartIngest, ipc_endpoints: Iterator[str], image: Image, tmp_path: Path
+) -> None:
+    endpoint, outbox = next(ipc_endpoints), tmp_path / "outbox"
+    with publish(endpoint, outbox=outbox) as publisher:
+        for _ in range(3):
+            publisher.send(image)
+    os.truncate(max(outbox.glob("*.frame")), 9)
+    running = start_ingest(router(endpoint))
+
+    with publish(endpoint, outbox=outbox) as again:
+        again.send(image)
+        for _ in range(3):
+            running.subscriber.stored(take(running, 1))
+        assert again.wait_until_stored(20)
+
+    assert [(loss.epoch, loss.first_seq, loss.last_seq) for loss in running.losses] == [
+        (publisher.epoch, 2, 2)
+    ]
+
+
+def test_a_copied_outbox_makes_no_frame_vanish(
+    start_ingest: StartIngest, ipc_endpoints: Iterator[str], image: Image, tmp_path: Path
+) -> None:
+    """A camera PC that was cloned, or restored from an older image."""
+    endpoint = next(ipc_endpoints)
+    with publish(endpoint, outbox=tmp_path / "one") as publisher:  # no daemon yet
+        for _ in range(3):
+            publisher.send(image)
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    running = start_ingest(router(endpoint))
+
+    with (
+        publish(endpoint, outbox=tmp_path / "one") as original,
+        publish(endpoint, outbox=tmp_path / "copy") as clone,
+    ):
+        for _ in range(5):
+            original.send(image)
+            clone.send(image)
+        frame_ids: set[FrameId] = set()
+        while not (original.wait_until_stored(0.05) and clone.wait_until_stored(0.05)):
+            came = running.take_all()
+            frame_ids |= {frame.info.frame_id for frame in came}
+            running.subscriber.stored(frame.info.frame_id for frame in came)
+
+    own = {FrameId("cam1", one.epoch, seq) for one in (original, clone) for seq in range(5)}
+    left = {FrameId("cam1", publisher.epoch, seq) for seq in range(3)}
+    assert frame_ids == own | left
+    assert running.losses == []
+
+
+def send_slowly(publisher: ReliablePublisher, image: Image) -> None:
+    pause = threading.Event()
+    for _ in range(200):
+        publisher.send(image)
+        pause.wait(0.05)
+
+
+def test_a_program_that_was_copied_while_it_ran_does_not_go_on_unseen(
+    start_ingest: StartIngest, ipc_endpoints: Iterator[str], image: Image
+) -> None:
+    endpoint = next(ipc_endpoints)
+    with publish(endpoint) as publisher:
+        start_ingest(router(endpoint), last_seqs={("cam1", publisher.epoch): 40})  # of the copy
+
+        with pytest.raises(RuntimeError, match=r"has frame 40 .* only reached \d+: a copy of it"):
+            send_slowly(publisher, image)
 
 
 def test_a_database_without_memory_of_a_publisher_counts_no_gap(
@@ -171,8 +247,7 @@ def test_a_database_without_memory_of_a_publisher_counts_no_gap(
     second = start_ingest(router(endpoint))
     with publish(endpoint, outbox=outbox) as publisher:
         publisher.send(image)
-        # The newest file stays in the outbox, so its frame comes once more: better than never.
-        assert [frame_id.seq for frame_id in take(second, 2)] == [4, 5]
+        assert [frame_id.seq for frame_id in take(second, 1)] == [0]
 
     assert second.losses == []
 
@@ -260,6 +335,21 @@ def test_more_publishers_than_allowed_wait(
             second.send(image)
 
             assert not second.wait_for_subscriber(1.5)
+
+
+def test_what_was_left_takes_no_place_of_another_publisher(
+    start_ingest: StartIngest, ipc_endpoints: Iterator[str], image: Image, tmp_path: Path
+) -> None:
+    endpoint = next(ipc_endpoints)
+    with publish(endpoint, outbox=tmp_path) as publisher:
+        publisher.send(image)
+    running = start_ingest(router(endpoint, max_publishers=1))
+
+    with publish(endpoint, outbox=tmp_path) as again:
+        again.send(image)
+        for _ in range(2):
+            running.subscriber.stored(take(running, 1))
+        assert again.wait_until_stored(5)
 
 
 class Peer:

@@ -49,6 +49,18 @@ def test_what_was_lost_while_the_daemon_was_down_is_a_gap() -> None:
     assert tracker.observe("cam1", 1, 101) == Gap(91, 100)
 
 
+def test_numbers_of_a_sender_that_outlived_a_long_stop_go_on() -> None:
+    tracker = SequenceTracker({}, {("cam1", 1): 90, ("cam1", 2): 40, ("cam1", 3): 7})
+
+    assert tracker.observe("cam1", 1, 95) == Gap(91, 94)
+    assert tracker.observe("cam1", 1, 96) is None
+    assert tracker.observe("cam1", 2, 40) == Duplicate(40)
+    assert tracker.observe_last("cam1", 3, 7) is None
+    assert tracker.last("cam1", 3, -1) == -1, "a reliable sender may bring what nobody looked for"
+    tracker.join("cam1", 3, 0)
+    assert tracker.observe("cam1", 3, 0) is None
+
+
 def test_old_epochs_are_forgotten() -> None:
     tracker = SequenceTracker()
     for epoch in range(MAX_EPOCHS_PER_CAMERA + 1):

@@ -378,3 +378,38 @@ def test_an_endpoint_in_an_absent_folder_stops_the_start(
 
     with pytest.raises(ConfigError, match="absent/frames"):
         start_ingest(source)
+
+
+def test_large_jpegs_are_decoded_smaller_where_their_category_says_so(
+    start_ingest: StartIngest, ipc_endpoints: Iterator[str]
+) -> None:
+    endpoint = next(ipc_endpoints)
+    running = start_ingest(
+        SourceConfig(endpoint=endpoint, mode="bind", socket="pull"),
+        least_side=lambda category: 50 if category == "fabric" else None,
+    )
+    large = np.random.default_rng(1).integers(0, 256, (103, 205, 3), dtype=np.uint8)
+    with FramePublisher(
+        endpoint, "cam1", category="fabric", mode="connect", socket="push", encoding="jpeg"
+    ) as camera:
+        camera.send(large)
+        frame = running.frames.get(timeout_s=20)
+
+    assert frame.image.shape == (52, 103, 3)
+    assert frame.size_px == (103, 205)
+
+
+def test_an_ipc_path_that_another_daemon_holds_is_not_taken_away_from_it(
+    start_ingest: StartIngest, ipc_endpoints: Iterator[str], image: Image
+) -> None:
+    source = SourceConfig(endpoint=next(ipc_endpoints), socket="pull", mode="bind")
+    first = start_ingest(source)
+
+    with pytest.raises(ConfigError, match=r"cannot bind: Address already in use"):
+        start_ingest(source)
+
+    with FramePublisher(source.endpoint, "cam1", socket="push", mode="connect") as publisher:
+        publisher.send(image)
+        first.wait_for_received(1)
+    first.finish()
+    start_ingest(source)

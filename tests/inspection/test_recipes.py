@@ -1,6 +1,7 @@
 """Recipes on the line: each frame by the recipe in force, thresholds only for scores they fit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 
 from daemon.config.categories import CategoryConfig
 from daemon.config.recipe import RoiConfig
+from daemon.config.sanity import SanityConfig
 from daemon.config.storage import StorageConfig
 from daemon.core import (
     Calibration,
@@ -91,6 +93,22 @@ def test_a_defect_outside_the_region_of_interest_is_ok_and_inside_it_is_ng() -> 
     assert inside.verdict is Verdict.NG
     assert inside.pred_score == inside.map_peak
     assert [region.x_px for region in inside.regions] == [5]
+
+
+def test_a_frame_that_was_decoded_smaller_is_told_in_pixels_of_the_camera() -> None:
+    sized = PLAIN.model_copy(
+        update={"sanity": SanityConfig(width_px=240, height_px=160), "reduced_decode": True}
+    )
+    inspector, _ = make(sized, calibration(sized))
+
+    taken, odd = frame(250, x=40), frame(250, 1, x=40)
+    results = inspector.inspect([replace(taken, taken_px=(160, 240)), odd])
+    ng, error = inspections(results)
+
+    assert (ng.verdict, ng.width_px, ng.height_px) == (Verdict.NG, 240, 160)
+    (region,) = ng.regions
+    assert (region.x_px, region.y_px, region.width_px) == (160, 40, 40)
+    assert error.error_reason is LossReason.WRONG_SIZE
 
 
 def test_the_region_of_interest_is_outlined_on_the_overlay_and_black_outside_on_the_map() -> None:

@@ -48,6 +48,11 @@ def test_tiling_auto_without_a_smallest_defect_is_refused() -> None:
         CategoryConfig(class_name="wire mesh", tiling="auto")
 
 
+def test_tiles_of_a_frame_that_is_decoded_smaller_are_refused() -> None:
+    with pytest.raises(ValidationError, match="throws away what min_defect_px asks to see"):
+        CategoryConfig(class_name="wire mesh", min_defect_px=12, reduced_decode=True)
+
+
 def test_one_reference_is_refused() -> None:
     with pytest.raises(ValidationError, match="1 cannot be compared with others"):
         CategoryConfig(class_name="wire mesh", references=1)
@@ -61,6 +66,7 @@ def test_what_changes_scores_changes_the_recipe_and_the_rest_does_not() -> None:
             {"min_defect_px": 12},
             {"min_defect_px": 13},
             {"min_defect_px": 12, "tiling": "never"},
+            {"reduced_decode": True},
         )
     ]
     same = CategoryConfig(class_name="wire mesh", max_tiles=8, references=4)
