@@ -5,6 +5,7 @@ What the parts are and how they are joined is in `daemon/line_parts.py`.
 
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -41,6 +42,7 @@ PICTURES_STOP_S = 10.0
 FRAMES_STOP_S = 10.0
 RECEIVER_STOP_S = 5.0
 WRITER_STOP_S = 20.0
+DESCRIPTORS = 65_536
 DATABASE_AWAY = "the database takes no results: they wait in the spool"
 
 
@@ -53,6 +55,7 @@ def run_daemon(file: ConfigFile) -> int:
     Raises:
         ConfigError, ModelError, StorageError: the daemon cannot start as configured.
     """
+    _raise_descriptor_limit()
     run_dir = file.config.run_dir
     taken = f"another daemon runs in {run_dir}; stop it, or give this one its own run_dir"
     try:
@@ -61,6 +64,14 @@ def run_daemon(file: ConfigFile) -> int:
     except DatabaseAwayError as error:
         logger.error("no start without the database", extra={"error": str(error)})  # noqa: TRY400
         return 1
+
+
+def _raise_descriptor_limit() -> None:
+    """Connections of strangers last three seconds each, and must not take the last descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _run_line(file: ConfigFile) -> int:
@@ -97,6 +108,8 @@ class _Line:
         self._notifier = ServiceNotifier()
         self._warnings = RateLimitedLog(logger)
         self._status_path = file.config.run_dir / STATUS_FILE
+        # from now on, for loading a model takes time: what comes meanwhile is done when ready
+        signal.signal(signal.SIGHUP, lambda *_: self._reload_asked.set())
         self._parts = LineParts(file, engine, spool, secrets, self._stop)
         self._health = self._parts.health
 
@@ -161,7 +174,6 @@ class _Line:
                 os._exit(130)  # the second Ctrl-C: somebody is in a hurry
             self._stop.set()
 
-        signal.signal(signal.SIGHUP, lambda *_: self._reload_asked.set())
         signal.signal(signal.SIGTERM, request_stop)
         signal.signal(signal.SIGINT, request_stop)
 

@@ -4,12 +4,15 @@ Knows nothing of frames; the app starts and stops what is here.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from daemon.config.http import HttpConfig
 from daemon.config.line import Config
 from daemon.config.security import SecurityConfig
 from daemon.core import EventKind, Severity
@@ -26,6 +29,7 @@ from daemon.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+HTTP_AGAIN_S = 5.0
 _KEY = "security.server_secret"
 
 
@@ -50,7 +54,8 @@ class Entrance:
     ) -> None:
         """HTTP answers from now on, for loading a model takes time; `note` is used later.
 
-        A taken port does not stop the line: the diary and `zsad doctor` say so.
+        A port that is taken, or an address that is not there, does not stop the line: it is tried
+        again, and the diary and `zsad doctor` say so.
 
         Raises:
             ConfigError: a key, a folder of keys or a secret is missing.
@@ -72,10 +77,12 @@ class Entrance:
         """Begin to let in; after this, what went wrong can be noted."""
         for worker in self._workers:
             worker.start()
-        if self._http is not None:
-            self._workers.append(self._http)  # it runs already, and ends last
         if self._http_problem is not None:
             self._note(EventKind.HTTP_UNAVAILABLE, self._http_problem, Severity.ALARM)
+        if self._http is not None:
+            if self._http_problem is not None:
+                self._http.start()
+            self._workers.append(self._http)  # else it runs already; it ends last
 
     def publish_counters(self) -> None:
         """Put who was refused into the status."""
@@ -92,18 +99,33 @@ class Entrance:
         if http.listen == "off":
             return None
         token = None if http.token is None else reveal(http.token, secrets, "http.token")
+        routes = Routes(self._health, token=token)
         try:
-            server = HttpServer(http.address, Routes(self._health, token=token))
+            server = HttpServer(http.address, routes)
         except OSError as error:
             self._http_problem = (
-                f"http.listen {http.listen} cannot be used: {error.strerror}; set another port, "
-                "or `listen: off`"
+                f"http.listen {http.listen} cannot be used: {error.strerror}; tried again every "
+                f"{HTTP_AGAIN_S:g} s. Set another address, or `listen: off`"
             )
             logger.error("no health and metrics", extra={"detail": self._http_problem})  # noqa: TRY400
-            return None
+            again = partial(self._serve_later, http, routes)
+            return Worker("http", again, on_failure=on_failure)
         worker = Worker("http", server.run, on_failure=on_failure)
         worker.start()
         return worker
+
+    def _serve_later(self, http: HttpConfig, routes: Routes, stop: threading.Event) -> None:
+        """From when the address can be used."""
+        while not stop.wait(HTTP_AGAIN_S):
+            try:
+                server = HttpServer(http.address, routes)
+            except OSError:
+                continue
+            self._note(
+                EventKind.HTTP_AVAILABLE, f"http.listen {http.listen} answers", Severity.INFO
+            )
+            server.run(stop)
+            return
 
 
 def open_door(config: SecurityConfig, secrets: Mapping[str, str], refusals: Refusals) -> Doorkeeper:

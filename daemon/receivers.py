@@ -100,7 +100,7 @@ class Receivers:
         self._socket: VerdictSocket | None = None
         if config.verdicts is not None:
             beat = health.watch("verdicts", MAX_AGE_S).beat
-            self._socket = VerdictSocket(config.verdicts, beat=beat, door=door)
+            self._socket = VerdictSocket(config.verdicts, beat=beat, note=note, door=door)
             self._open.append(self._socket.open)
             self._add_worker("verdicts", self._socket.run)
         if config.webhook is not None:

@@ -34,6 +34,9 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     backup.set_defaults(run=_run_backup)
     prune = commands.add_parser("prune", help="remove what is older than `retention` says, now")
     prune.add_argument("--dry-run", action="store_true", help="only count what would go")
+    prune.add_argument(
+        "--clock-is-right", action="store_true", help="remove by age though the clock looks wrong"
+    )
     prune.add_argument("--json", action="store_true", help="machine-readable output")
     prune.set_defaults(run=_run_prune)
     reader = commands.add_parser(
@@ -86,18 +89,24 @@ def _run_prune(args: argparse.Namespace) -> int:
     from daemon.storage import housekeeping, retention, revision
     from daemon.storage.forecast import forecast
 
-    config, now = load_config(args.config).retention, datetime.now(UTC)
+    line_config, now = load_config(args.config), datetime.now(UTC)
+    config = line_config.retention
     removed: Counter[tuple[str, str]] = Counter()
     freed = 0
     with _opened(args.config) as engine:
         revision.require_current(engine)
+        is_confirmed = args.dry_run or _confirm_clock(
+            engine, line_config.line, now, is_right=args.clock_is_right
+        )
+        if not is_confirmed:
+            return 1
         if args.dry_run:
             with engine.connect() as connection:
                 chunks: Iterable[retention.Removed] = retention.preview(
                     connection, retention.rules_of(config, now)
                 )
         else:
-            chunks = housekeeping.remove(engine, config, now)
+            chunks = housekeeping.remove(engine, config, now, by_age=True)
         for chunk in chunks:
             removed[chunk.what, chunk.verdict] += chunk.count
             freed += chunk.picture_bytes
@@ -118,6 +127,23 @@ def _run_prune(args: argparse.Namespace) -> int:
     out.print(f"{verb} {freed:,} bytes of pictures", markup=False, highlight=False)
     out.print(housekeeping.describe(found), markup=False, highlight=False)
     return 0
+
+
+def _confirm_clock(engine: "Engine", line: str, now: datetime, *, is_right: bool) -> bool:
+    """Tell a running daemon to believe its clock; False where it looks wrong, and nobody said."""
+    from daemon.storage import clock_guard
+    from daemon.storage.database import write_transaction
+
+    with write_transaction(engine) as connection:
+        if is_right:
+            clock_guard.confirm(connection, line, now)
+            return True
+        if (why_not := clock_guard.doubt(connection, line, now)) is None:
+            clock_guard.believe(connection, line, now)
+            return True
+    text = f"zsad: {why_not}; nothing was removed. If the clock is right, add --clock-is-right"
+    Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+    return False
 
 
 def _run_grant_reader(args: argparse.Namespace) -> int:

@@ -36,6 +36,7 @@ from daemon.ownership import ForeignPackageError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:
+        if (refusal := _refusal_of_database(error)) is None:
+            raise
+        text = f"zsad: the database refuses: {refusal}"
+        Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+        return EXIT_FAILED
     return result
 
 
@@ -63,6 +70,17 @@ def _joined(words: Sequence[str]) -> Sequence[str]:
     if list(words[:2]) == nightly.NAME.split():
         return [nightly.NAME, *words[2:]]
     return words
+
+
+def _refusal_of_database(error: Exception) -> str | None:
+    """What a database says that is away, locked, full, or grants no right; None for the rest."""
+    found = sys.modules.get("sqlalchemy.exc")  # where it is not loaded, no database was asked
+    if found is None or not isinstance(error, found.DBAPIError):
+        return None
+    has_no_right = getattr(error.orig, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE
+    if not (has_no_right or isinstance(error, found.OperationalError)):
+        return None
+    return str(error.orig).strip().partition("\n")[0]
 
 
 def _parser() -> argparse.ArgumentParser:

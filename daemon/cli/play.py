@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import zmq
 from rich.console import Console
@@ -36,7 +37,7 @@ def play(args: argparse.Namespace) -> int:
                 "is the daemon running, with this endpoint among its sources?",
             )
             return EXIT_FAILED
-        is_interrupted = _send_all(args, files, publisher, console, unreadable)
+        end = _send_all(args, files, publisher, console, unreadable)
         waiting = _unstored(publisher)
     is_cut_short = isinstance(publisher, FramePublisher) and not publisher.is_handed_over
     for file in unreadable[:10]:
@@ -46,10 +47,12 @@ def play(args: argparse.Namespace) -> int:
         f"camera {args.camera}: sent {publisher.sent} frames, epoch {publisher.epoch}"
         + (f", {len(unreadable)} files unreadable" if unreadable else "")
         + (f", {waiting} not acknowledged" if waiting else "")
+        + (f" and kept in {args.outbox} for the next start" if waiting and args.outbox else "")
         + (", not all of them taken by the daemon" if is_cut_short else "")
-        + (", interrupted" if is_interrupted else ""),
+        + (f", {end}" if end else ""),
     )
-    return EXIT_FAILED if unreadable or waiting or is_cut_short or not publisher.sent else 0
+    is_failed = unreadable or waiting or is_cut_short or end == "stopped" or not publisher.sent
+    return EXIT_FAILED if is_failed else 0
 
 
 def _unstored(publisher: Publisher) -> int:
@@ -65,8 +68,8 @@ def _send_all(
     publisher: Publisher,
     console: Console,
     unreadable: list[Unreadable],
-) -> bool:
-    """Send at the rate; True if the user interrupted, which is how an endless loop ends."""
+) -> Literal["", "interrupted", "stopped"]:
+    """Send at the rate; `interrupted` by the user, which is how an endless loop ends."""
     never = threading.Event()
     total = args.count if args.loop or args.count is not None else None
     pictures = itertools.islice(_pictures(files, unreadable, is_loop=args.loop), args.count)
@@ -82,10 +85,11 @@ def _send_all(
                 _send(publisher, picture, args.encoding, has_part_ids=args.part_ids)
                 progress.advance(task)
     except KeyboardInterrupt:
-        return True
+        return "interrupted"
     except TimeoutError as error:
         _say(console, f"stopped: {error}")
-    return False
+        return "stopped"
+    return ""
 
 
 def _send(publisher: Publisher, picture: Picture, encoding: str, *, has_part_ids: bool) -> None:

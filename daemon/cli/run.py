@@ -1,6 +1,7 @@
 """`zsad run`: the daemon in the foreground, as systemd starts it."""
 
 import argparse
+import signal
 from pathlib import Path
 
 
@@ -12,6 +13,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _run_run(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it asks for the file that is read next
     from daemon.config_file import read_config
     from daemon.log import configure_logging
     from daemon.ownership import refuse_foreign_daemon_package

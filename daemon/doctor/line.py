@@ -6,6 +6,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import zmq
@@ -13,12 +14,14 @@ from sqlalchemy import Engine
 
 from daemon.config.line import Config
 from daemon.config.security import SecurityConfig
-from daemon.doctor.finding import Finding, fail, ok, warn
+from daemon.doctor.finding import Finding, Level, fail, ok, warn
 from daemon.entrance import server_key_pair
 from daemon.errors import ConfigError, StorageError
+from daemon.ingest.endpoints import NOT_THERE_YET
+from daemon.ipc_path import is_held
 from daemon.security.allow_list import read_allowed
 from daemon.status import STATUS_FILE, is_process_alive, read_status
-from daemon.storage import revision
+from daemon.storage import clock_guard, revision
 from daemon.storage.database import open_database, resolve_url
 
 LOW_BYTES = 5 << 30
@@ -79,7 +82,10 @@ def _database(config: Config, folder: Path, secrets: Mapping[str, str]) -> Itera
         yield fail("database", str(error), "run this as the daemon's user, or as root")
         return
     try:
-        yield _schema(engine)
+        schema = _schema(engine)
+        yield schema
+        if schema.level is Level.OK:
+            yield from _clock(engine, config.line)
     finally:
         engine.dispose()
 
@@ -94,6 +100,17 @@ def _schema(engine: Engine) -> Finding:
     except StorageError as error:
         return fail("database", str(error), "the daemon does not start before that")
     return ok("database", f"{shown}, revision {revision.newest_revision()}")
+
+
+def _clock(engine: Engine, line: str) -> Iterator[Finding]:
+    """Whether retention would believe the clock."""
+    if revision.is_built_at_start(engine):
+        return
+    with engine.connect() as connection:
+        why_not = clock_guard.doubt(connection, line, datetime.now(UTC))
+    if why_not is not None:
+        advice = "set the clock; if it is right, run `zsad db prune --clock-is-right`"
+        yield warn("clock", f"{why_not}: nothing is removed for its age", advice)
 
 
 def _disk(folder: Path) -> Finding:
@@ -111,19 +128,23 @@ def _sockets(config: Config, *, is_running: bool) -> Iterator[Finding]:
     if verdicts is not None and verdicts.mode == "bind":
         bound.append(verdicts.endpoint)
     for endpoint in bound:
-        yield _endpoint(endpoint, is_running=is_running)
+        yield _endpoint(endpoint, config.run_dir, is_running=is_running)
     if config.http.listen != "off":
         host, port = config.http.address
         problem = _problem_with(host, port)
         yield _judged("http", config.http.listen, problem, is_running=is_running)
 
 
-def _endpoint(endpoint: str, *, is_running: bool) -> Finding:
-    """Bind for a moment, unless the daemon holds it: a second bind of an ipc path takes it away."""
+def _endpoint(endpoint: str, run_dir: Path, *, is_running: bool) -> Finding:
+    """Bind for a moment, unless the daemon holds it; of an ipc path, only look."""
     if is_running:
         return ok("endpoint", f"{endpoint} (held by the daemon)")
     if endpoint.startswith("ipc:///"):
+        if is_held(endpoint):
+            return _judged("endpoint", endpoint, "another program listens there", is_running=False)
         folder = Path(endpoint.removeprefix("ipc://")).parent
+        if folder == run_dir and not folder.exists():
+            return ok("endpoint", f"{endpoint} (its folder will be made)")
         if not os.access(folder, os.W_OK | os.X_OK):
             advice = "make the folder for the daemon's user, or choose another path"
             return fail("endpoint", f"{endpoint}: {folder} cannot be written", advice)
@@ -133,6 +154,9 @@ def _endpoint(endpoint: str, *, is_running: bool) -> Finding:
         try:
             probe.bind(endpoint)
         except zmq.ZMQError as error:
+            if error.errno in NOT_THERE_YET:
+                advice = "the daemon starts and waits for it: is the network up? Else correct it"
+                return warn("endpoint", f"{endpoint}: this machine has no such address", advice)
             return _judged("endpoint", endpoint, error.strerror, is_running=False)
     return _judged("endpoint", endpoint, None, is_running=False)
 

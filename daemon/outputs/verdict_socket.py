@@ -6,6 +6,7 @@ in `n` and must treat a part without a verdict as not OK, as it must when the da
 """
 
 import contextlib
+import errno
 import json
 import logging
 import queue
@@ -17,7 +18,9 @@ import zmq
 
 from daemon.config.outputs import VerdictSocketConfig
 from daemon.config.security import is_guarded
+from daemon.core import EventKind, Severity
 from daemon.errors import ConfigError
+from daemon.ipc_path import is_held
 from daemon.log import RateLimitedLog
 from daemon.security.doorkeeper import Doorkeeper
 from daemon.verdict_message import VerdictMessage
@@ -28,6 +31,10 @@ MAX_WAITING = 1024
 SEND_HIGH_WATER_MARK = 256
 """Messages a subscriber may lag behind; libzmq then drops for that subscriber alone."""
 IDLE_WAIT_S = 0.2
+NOT_THERE_YET = (errno.EADDRNOTAVAIL, errno.ENODEV)
+"""Of binding: the address, its name or its interface may come up after the daemon."""
+
+Note = Callable[[EventKind, str, Severity], None]
 
 
 class VerdictSocket:
@@ -43,9 +50,15 @@ class VerdictSocket:
         config: VerdictSocketConfig,
         *,
         beat: Callable[[], None],
+        note: Note,
         door: Doorkeeper | None = None,
     ) -> None:
-        """`door` asks for keys on tcp; None lets everybody read."""
+        """Nothing opens yet.
+
+        Args:
+            note: Writes into the diary.
+            door: Asks for keys on tcp; None lets everybody read.
+        """
         self.endpoint = config.endpoint
         self.sent = 0
         self.dropped = 0
@@ -54,6 +67,8 @@ class VerdictSocket:
         self._door = None if is_open else door
         self._revocations = 0
         self._beat = beat
+        self._note = note
+        self._is_waiting = False
         self._waiting: queue.Queue[tuple[int, VerdictMessage]] = queue.Queue(MAX_WAITING)
         self._lock = threading.Lock()
         self._n = 0
@@ -63,7 +78,7 @@ class VerdictSocket:
         self._warnings = RateLimitedLog(logger)
 
     def open(self) -> None:
-        """Bind or connect.
+        """Bind or connect; where the address is not there yet, `run` tries again.
 
         Raises:
             ConfigError: the endpoint cannot be used.
@@ -76,19 +91,22 @@ class VerdictSocket:
             self._revocations = self._door.allowed.verdict_revocations
             self._door.secure(socket, "verdicts", self._config.endpoint, self._config.mode)
         try:
-            if self._config.mode == "bind":
-                socket.bind(self._config.endpoint)
-            else:
-                socket.connect(self._config.endpoint)
+            self._attach(socket)
         except zmq.ZMQError as error:
             socket.close()
             self._close_context()
+            if self._config.mode == "bind" and error.errno in NOT_THERE_YET:
+                self._wait_for_address()
+                return
             raise ConfigError(
                 f"outputs.verdicts.endpoint {self._config.endpoint!r}: cannot "
                 f"{self._config.mode}: {error.strerror}; check that no other program uses it"
             ) from error
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._socket = socket
+        if self._is_waiting:
+            self._is_waiting = False
+            self._note(EventKind.OUTPUT_RECOVERED, f"{self.endpoint} is bound", Severity.INFO)
 
     def offer(self, message: VerdictMessage) -> None:
         """Hand over a message; never waits. Any thread."""
@@ -109,6 +127,8 @@ class VerdictSocket:
                 self._beat()
                 self._show_out()
                 if self._socket is None:
+                    if stop.is_set():
+                        break  # nobody can hear the rest
                     self._reopen()
                     stop.wait(IDLE_WAIT_S)
                     continue
@@ -138,6 +158,26 @@ class VerdictSocket:
             self.open()
         except ConfigError as error:
             self._warnings.warning("reopen", "verdict socket not open", error=str(error))
+
+    def _attach(self, socket: "zmq.Socket[bytes]") -> None:
+        endpoint = self._config.endpoint
+        if "[" in endpoint:
+            socket.setsockopt(zmq.IPV6, 1)
+        if self._config.mode == "connect":
+            socket.connect(endpoint)
+            return
+        if is_held(endpoint):
+            raise zmq.ZMQError(errno.EADDRINUSE)
+        socket.bind(endpoint)
+
+    def _wait_for_address(self) -> None:
+        if not self._is_waiting:
+            text = (
+                f"outputs.verdicts.endpoint {self._config.endpoint} cannot be bound: this machine "
+                "has no such address; tried again. Is the network up? Else correct it"
+            )
+            self._note(EventKind.OUTPUT_FAILS, text, Severity.ALARM)
+        self._is_waiting = True
 
     def _close_context(self) -> None:
         if self._door is None:

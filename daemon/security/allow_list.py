@@ -4,6 +4,7 @@
 comment. `_verdicts.key` holds those who may read verdicts. What cannot be read allows nobody.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 VERDICTS = "_verdicts"
 """Stands where a camera's name otherwise does; no camera's name begins with `_`."""
 MAX_FILE_BYTES = 1 << 20
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""Strangers' connections have taken them all for a moment; that says nothing of the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +57,13 @@ class AllowList:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the folder again if anything in it changed."""
-        signature = _signature(self.folder)
-        if signature == self._signature:
-            return
-        subjects_of: dict[str, set[str]] = {}
-        entries, problems = read_allowed(self.folder)
-        for entry in entries:
-            subjects_of.setdefault(entry.key, set()).add(entry.subject)
-        for problem in problems:
-            self._warnings.warning(problem, "allowed keys not read", detail=problem)
-        new = _Snapshot(
-            {key: frozenset(subjects) for key, subjects in subjects_of.items()},
-            frozenset(path.stem for path in self.folder.glob("*.key")),
-        )
-        old, self._snapshot = self._snapshot, new
-        if any(VERDICTS in subjects and not self.may_read(key) for key, subjects in _items(old)):
-            self.verdict_revocations += 1
-        if self._signature is not None:
-            logger.info("allowed keys read", extra={"keys": len(subjects_of)})
-        self._signature = signature
+        """Read the folder again if anything in it changed; without a descriptor, the next time."""
+        try:
+            self._refresh()
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTOR:
+                raise
+            self._warnings.warning("descriptor", "allowed keys not read", detail=str(error))
 
     def may_send(self, camera: str, key: str | None) -> bool:
         """Whether a message of `camera` may come from the holder of `key`.
@@ -94,9 +84,34 @@ class AllowList:
         """Whether the holder of the key may read verdicts."""
         return VERDICTS in self._snapshot.subjects_of.get(key, ())
 
+    def _refresh(self) -> None:
+        signature = _signature(self.folder)
+        if signature == self._signature:
+            return
+        subjects_of: dict[str, set[str]] = {}
+        entries, problems = read_allowed(self.folder)
+        for entry in entries:
+            subjects_of.setdefault(entry.key, set()).add(entry.subject)
+        for problem in problems:
+            self._warnings.warning(problem, "allowed keys not read", detail=problem)
+        new = _Snapshot(
+            {key: frozenset(subjects) for key, subjects in subjects_of.items()},
+            frozenset(path.stem for path in self.folder.glob("*.key")),
+        )
+        old, self._snapshot = self._snapshot, new
+        if any(VERDICTS in subjects and not self.may_read(key) for key, subjects in _items(old)):
+            self.verdict_revocations += 1
+        if self._signature is not None:
+            logger.info("allowed keys read", extra={"keys": len(subjects_of)})
+        self._signature = signature
+
 
 def read_allowed(folder: Path) -> tuple[list[AllowedKey], list[str]]:
-    """Every key of the folder in order of subjects, and one sentence for each unreadable line."""
+    """Every key of the folder in order of subjects, and one sentence for each unreadable line.
+
+    Raises:
+        OSError: No file can be opened at the moment.
+    """
     entries: list[AllowedKey] = []
     problems: list[str] = []
     for path in sorted(folder.glob("*.key")):
@@ -104,6 +119,8 @@ def read_allowed(folder: Path) -> tuple[list[AllowedKey], list[str]]:
             with path.open("rb") as file:
                 text = file.read(MAX_FILE_BYTES).decode("utf-8", errors="replace")
         except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                raise
             problems.append(f"{path} cannot be read: {error.strerror}")
             continue
         for number, line in enumerate(text.splitlines(), start=1):
@@ -160,6 +177,8 @@ def _signature(folder: Path) -> object:
         with os.scandir(folder) as files:
             stats = [(file.name, file.stat()) for file in files if file.name.endswith(".key")]
     except OSError as error:  # the folder is gone, or a file is just being replaced
+        if error.errno in _NO_DESCRIPTOR:
+            raise
         return (error.errno,)
     return sorted((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats)
 

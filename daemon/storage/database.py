@@ -248,12 +248,37 @@ def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
 
+    path = Path(str(url.database))
+    opened = _identity(path)
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         options: Mapping[str, Any] = connection.get_execution_options()
-        connection.exec_driver_sql(f"BEGIN {options.get('sqlite_begin', 'DEFERRED')}")
+        kind = options.get("sqlite_begin", "DEFERRED")
+        if kind == "IMMEDIATE" and _identity(path) != opened:
+            raise _moved(path)
+        connection.exec_driver_sql(f"BEGIN {kind}")
 
     return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _moved(path: Path) -> OperationalError:
+    """SQLite would go on writing to a file that no path leads to, and say nothing."""
+    error = sqlite3.OperationalError(
+        f"database file {path} was moved, replaced or removed while it was open: put it back, or "
+        "stop the daemon and start it again"
+    )
+    error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED
+    return OperationalError("BEGIN IMMEDIATE", None, error)
 
 
 def _postgresql_engine(url: URL, busy_timeout_s: float) -> Engine:

@@ -68,12 +68,15 @@ class FrameRetention:
         line: str,
         *,
         now: Callable[[], datetime],
+        is_clock_right: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`is_clock_right` is asked before anything goes for its age; the budget needs no clock."""
         self._engine = engine
         self._config = config
         self._line = line
         self._now = now
+        self._is_clock_right = is_clock_right
         self._clock = clock
         self._age_at = self._budget_at = clock() + FIRST_S
         self._chunks = Chunks(self._due_work)
@@ -97,10 +100,11 @@ class FrameRetention:
         return None
 
     def _by_age(self) -> Work:
-        oldest = self._now() - timedelta(days=self._config.days)
-        yield from self._remove(prune(self._engine, self._config.dir, self._line, oldest))
-        for _ in sweep(self._engine, self._config.dir, self._line, oldest):
-            yield None
+        if self._is_clock_right():
+            oldest = self._now() - timedelta(days=self._config.days)
+            yield from self._remove(prune(self._engine, self._config.dir, self._line, oldest))
+            for _ in sweep(self._engine, self._config.dir, self._line, oldest):
+                yield None
         yield from self._by_budget()
         with self._engine.connect() as connection:
             used = used_bytes(connection, self._line)

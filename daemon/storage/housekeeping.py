@@ -44,12 +44,15 @@ class Housekeeper:
         *,
         line: str,
         now: Callable[[], datetime],
+        is_clock_right: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`is_clock_right` is asked before anything goes for its age; budgets need no clock."""
         self._engine = engine
         self._config = config
         self._line = line
         self._now = now
+        self._is_clock_right = is_clock_right
         self._clock = clock
         self._next_at = clock() + FIRST_PRUNE_S
         self._next_hours_at = self._next_at
@@ -87,7 +90,8 @@ class Housekeeper:
 
     def _prune(self) -> Work:
         removed: Counter[str] = Counter()
-        for chunk in remove(self._engine, self._config, self._now()):
+        by_age = self._is_clock_right()
+        for chunk in remove(self._engine, self._config, self._now(), by_age=by_age):
             removed[f"{chunk.verdict} {chunk.what}"] += chunk.count
             yield None
         if removed:
@@ -108,9 +112,12 @@ class Housekeeper:
         return Event(kind, severity, self._now(), detail)
 
 
-def remove(engine: Engine, config: RetentionConfig, now: datetime) -> Iterator[retention.Removed]:
-    """By age, then by budget."""
-    yield from retention.prune(engine, retention.rules_of(config, now))
+def remove(
+    engine: Engine, config: RetentionConfig, now: datetime, *, by_age: bool
+) -> Iterator[retention.Removed]:
+    """By age, unless the clock is not believed; then by budget, the oldest first."""
+    if by_age:
+        yield from retention.prune(engine, retention.rules_of(config, now))
     if config.max_database_bytes is not None:
         with engine.connect() as connection:
             excess = used_bytes(connection) - config.max_database_bytes

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from daemon.core import Event, EventKind
 from daemon.errors import DatabaseAwayError, StorageError
 from daemon.storage import repository
 from daemon.storage.batch import BATCH_SIZE, Batch, Run, commit_batches
@@ -95,6 +96,10 @@ def _store(engine: Engine, batches: Sequence[Batch], run_ids: dict[Run, int]) ->
         with write_transaction(engine) as connection:
             run_ids[run] = repository.adopt_run(connection, run.line, run.started_utc)
     commit_batches(engine, run_ids[run], batches)
+    for item in (item for batch in batches for item in batch.results):
+        if isinstance(item, Event) and item.kind is EventKind.STOPPED:  # it could not note that
+            with write_transaction(engine) as connection:
+                repository.stop_run(connection, run_ids[run], item.at_utc)
 
 
 def _reject(spool: Spool, error: Exception) -> Path:

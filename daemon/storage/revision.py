@@ -54,9 +54,14 @@ def require_current(engine: Engine) -> None:
             f"database {shown} has schema {current}, this program needs {newest}: "
             "make a backup (zsad db backup), then run zsad db upgrade"
         )
-    raise StorageError(
+    raise _unknown(engine, current)
+
+
+def _unknown(engine: Engine, current: str) -> StorageError:
+    shown = engine.url.render_as_string(hide_password=True)
+    return StorageError(
         f"database {shown} has schema {current}, which this program does not know (its newest "
-        f"is {newest}): a newer zsad made it; install that version or restore a backup"
+        f"is {newest_revision()}): a newer zsad made it; install that version or restore a backup"
     )
 
 
@@ -76,7 +81,14 @@ def newest_revision() -> str:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run every missing migration in one transaction: all of them, or none."""
+    """Run every missing migration in one transaction: all of them, or none.
+
+    Raises:
+        StorageError: A newer program made the database.
+    """
+    current = current_revision(engine)
+    if current is not None and current not in _known_revisions():
+        raise _unknown(engine, current)
     with _alembic_config() as config, _migrating(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

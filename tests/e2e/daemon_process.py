@@ -56,6 +56,7 @@ class Line:
         }
         self.endpoint: str = self.settings["sources"][0]["endpoint"]
         self.environment = dict(os.environ)
+        self.program = [sys.executable, "-m", "daemon"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -80,14 +81,14 @@ class Line:
         self.write_config()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "run", "--config", str(self.config_path)],
+                [*self.program, "run", "--config", str(self.config_path)],
                 stdout=log,
                 stderr=log,
                 env=self.environment,
             )
-        wait_until(self._is_ready, "the daemon to be ready", START_TIMEOUT_S)
+        wait_until(self.is_ready, "the daemon to be ready", START_TIMEOUT_S)
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log_path.read_text()
         status = self.status()

@@ -1,7 +1,7 @@
 """A camera program that sends through an outbox until it is told that it is enough.
 
 It may be killed at any moment and started again. What `send` has returned for stands in SENT, a
-line a number, so that a test knows what was promised.
+line an epoch and number, so that a test knows what was promised.
 """
 
 import sys
@@ -28,7 +28,7 @@ def main(endpoint: str, folder: Path, rate: float) -> int:
     ):
         while not (folder / "enough").exists():
             seq = publisher.send_encoded(image, "jpeg", part_id=f"part-{publisher.next_seq}")
-            sent.write(f"{seq}\n")
+            sent.write(f"{publisher.epoch} {seq}\n")
             pause.wait(1 / rate)
         return 0 if publisher.wait_until_stored(STORED_WITHIN_S) else 1
 

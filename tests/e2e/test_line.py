@@ -3,8 +3,13 @@
 import contextlib
 import json
 import os
+import resource
+import signal
 import socket
+import sqlite3
+import subprocess
 import time
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -140,6 +145,41 @@ def test_bad_input_costs_its_frame_and_the_next_is_inspected(line: Line) -> None
     losses = dict(line.query("SELECT reason, sum(frames) FROM frame_loss GROUP BY 1"))
     assert losses == {"bad_message": 3, "unknown_camera": 1, "duplicate": 1}
     assert sorted(line.query(f"SELECT seq FROM inspection WHERE {INSPECTED}")) == [(0,), (7,)]
+
+
+def test_a_reload_during_the_start_ends_no_daemon(line: Line) -> None:
+    line.settings["model"] = {"commissioning": True}
+    line.write_config()
+    line.process = subprocess.Popen([*line.program, "run", "--config", str(line.config_path)])
+    wait_until((line.folder / "run" / "lock").exists, "the start to begin")
+
+    line.process.send_signal(signal.SIGHUP)
+
+    wait_until(line.is_ready, "the daemon to be ready")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = resource.prlimit(line.process.pid, resource.RLIMIT_NOFILE)
+    assert found == (min(65_536, hard), hard), "no flood of connections takes the last descriptor"
+    assert line.stop() == 0
+
+
+def test_a_camera_that_outlived_a_week_without_the_daemon_has_no_gap(line: Line) -> None:
+    line.settings["model"] = {"commissioning": True}
+    for begin in (0, 3):
+        line.start()
+        with FramePublisher(line.endpoint, "cam1", mode="connect", epoch=77) as camera:
+            assert camera.wait_for_subscriber(10)
+            camera.skip(begin)
+            for seed in range(3):
+                camera.send(texture(seed), category="tile")
+            wait_until(
+                lambda begin=begin: line.count("SELECT count(*) FROM inspection") == begin + 3,
+                "the frames",
+            )
+        assert line.stop() == 0
+        with closing(sqlite3.connect(line.folder / "zsad.db")) as database, database:
+            database.execute("UPDATE inspection SET received_utc = received_utc - 604800000000")
+
+    assert line.query("SELECT reason, first_seq, last_seq FROM frame_loss") == []
 
 
 def test_kill_9_and_restart_go_on_and_account_for_every_frame(line: Line) -> None:

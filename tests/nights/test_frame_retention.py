@@ -137,7 +137,12 @@ def test_steps_do_a_days_work_and_say_what_went(
     say(1, "NG")
     config = FramesConfig(dir=frames_dir).model_copy(update={"max_bytes": len(jpeg(0)) - 1})
     upkeep = FrameRetention(
-        line_engine, config, LINE, now=lambda: now + timedelta(seconds=1), clock=lambda: clock[0]
+        line_engine,
+        config,
+        LINE,
+        now=lambda: now + timedelta(seconds=1),
+        is_clock_right=lambda: True,
+        clock=lambda: clock[0],
     )
 
     def work() -> list[Event]:
@@ -161,3 +166,25 @@ def test_steps_do_a_days_work_and_say_what_went(
     assert work() == []
     clock[0] = 400.0
     assert [event.detail for event in work()] == ["1 REVIEW whole frames"]
+
+
+def test_under_a_doubted_clock_nothing_goes_for_its_age_but_the_budget_holds(
+    line_engine: Engine, frames_dir: Path, store: Store, now: datetime
+) -> None:
+    clock = [0.0]
+    store(*(inspection(seq, received_utc=OLD) for seq in range(2)))
+    config = FramesConfig(dir=frames_dir).model_copy(update={"max_bytes": len(jpeg(1))})
+    upkeep = FrameRetention(
+        line_engine,
+        config,
+        LINE,
+        now=lambda: now + timedelta(days=4000),
+        is_clock_right=lambda: False,
+        clock=lambda: clock[0],
+    )
+    clock[0] = 61.0
+
+    said = [event for _ in range(12) for event in upkeep.step()]
+
+    assert [event.detail for event in said] == ["1 REVIEW whole frames"]
+    assert seqs(line_engine) == [1]

@@ -36,7 +36,7 @@ def test_a_gate_receives_numbered_verdicts_of_its_camera(
     gate.bind(endpoint)
     gate.subscribe(b"l1/cam1")
     socket = VerdictSocket(
-        VerdictSocketConfig(endpoint=endpoint, mode="connect"), beat=lambda: None
+        VerdictSocketConfig(endpoint=endpoint, mode="connect"), beat=lambda: None, note=print
     )
     socket.open()
     stop = threading.Event()
@@ -64,7 +64,7 @@ def test_a_full_queue_drops_and_leaves_a_hole_in_the_numbers(
     make_inspection: Make, tmp_path: Path
 ) -> None:
     socket = VerdictSocket(
-        VerdictSocketConfig(endpoint=f"ipc://{tmp_path}/verdicts"), beat=lambda: None
+        VerdictSocketConfig(endpoint=f"ipc://{tmp_path}/verdicts"), beat=lambda: None, note=print
     )
     for seq in range(MAX_WAITING + 2):
         socket.offer(message(make_inspection, seq))
@@ -77,4 +77,4 @@ def test_an_endpoint_in_use_is_a_configuration_error(gate: "zmq.Socket[bytes]") 
     taken = gate.getsockopt_string(zmq.LAST_ENDPOINT)
 
     with pytest.raises(ConfigError, match=r"outputs.verdicts.endpoint .*: cannot bind"):
-        VerdictSocket(VerdictSocketConfig(endpoint=taken), beat=lambda: None).open()
+        VerdictSocket(VerdictSocketConfig(endpoint=taken), beat=lambda: None, note=print).open()

@@ -148,6 +148,18 @@ def test_plain_zmtp_stays_outside(keys: Keys, events: Events, start_guarded: Sta
     assert ingest.received() == 0
 
 
+def test_a_sender_that_stays_outside_is_not_told_that_its_frames_were_taken(
+    events: Events, start_guarded: StartGuarded
+) -> None:
+    ingest = start_guarded(socket="pull", mode="bind")
+
+    with FramePublisher(ingest.endpoint, "cam1", socket="push", mode="connect") as publisher:
+        publisher.send(IMAGE)
+        events.wait_for_words("it speaks without a key")
+
+    assert not publisher.is_handed_over
+
+
 def test_who_takes_another_daemon_for_this_one_stays_outside(
     keys: Keys, events: Events, start_guarded: StartGuarded
 ) -> None:

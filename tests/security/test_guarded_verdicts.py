@@ -35,7 +35,7 @@ def published(
     keys.new("gate1", VERDICTS)
     keys.new("pc1", "cam1")
     config = VerdictSocketConfig(endpoint=free_endpoint())
-    socket = VerdictSocket(config, beat=lambda: None, door=open_door())
+    socket = VerdictSocket(config, beat=lambda: None, note=print, door=open_door())
     socket.open()
 
     def talk(stop: threading.Event) -> None:

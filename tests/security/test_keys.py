@@ -2,6 +2,8 @@ import argparse
 import json
 import logging
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -333,3 +335,40 @@ def test_doctor_names_what_is_broken(
     assert code == 1
     assert [name for name, _ in failed] == [check]
     assert words in failed[0][1]
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+from pathlib import Path
+
+from daemon.security.allow_list import AllowList
+
+folder, key = Path(sys.argv[1]), sys.argv[2]
+allowed = AllowList(folder)
+held = [os.open("/dev/null", os.O_RDONLY)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 1, held[0] + 1))
+os.utime(folder / "cam1.key", (1, 1))
+allowed.refresh()
+assert allowed.may_send("cam1", key)
+os.close(held[0])
+allowed.refresh()
+assert allowed.may_send("cam1", key)
+(folder / "cam1.key").write_text("")
+allowed.refresh()
+assert not allowed.may_send("cam1", key)
+"""
+
+
+def test_a_flood_that_takes_every_descriptor_changes_no_right(tmp_path: Path) -> None:
+    key = new_key_pair().public
+    allow_list.allow(tmp_path, AllowedKey("cam1", key, "pc1"))
+
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DESCRIPTORS, str(tmp_path), key],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr

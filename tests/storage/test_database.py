@@ -152,3 +152,23 @@ def test_a_reading_command_leaves_no_database_behind_a_mistyped_path(tmp_path: P
         open_database(storage, tmp_path, {}, must_exist=True)
 
     assert not (tmp_path / "mistyped.db").exists()
+
+
+def test_a_file_that_was_replaced_under_the_daemon_is_not_written_to(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    file, away = tmp_path / "zsad.db", tmp_path / "away.db"
+    with write_transaction(sqlite_engine) as connection:
+        connection.execute(text("SELECT 1"))
+
+    for put_there in (None, "another file"):
+        file.rename(away)
+        if put_there is not None:
+            file.write_text(put_there)
+        with pytest.raises(OperationalError, match="was moved, replaced or removed") as raised:
+            write_transaction(sqlite_engine).__enter__()
+        assert is_temporary(raised.value), "so that results wait in the spool"
+        away.replace(file)
+
+    with write_transaction(sqlite_engine) as connection:
+        connection.execute(text("SELECT 1"))

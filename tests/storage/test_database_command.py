@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from daemon.cli.database import add_commands
+from daemon.cli.main import main
 from daemon.errors import StorageError
 from daemon.storage.revision import newest_revision
 
@@ -96,6 +97,19 @@ def test_prune_says_what_would_go_and_when_the_disk_is_full(
     assert "room for more than ten years" in capsys.readouterr().out
 
 
+def test_prune_removes_nothing_under_a_clock_that_looks_wrong_until_somebody_says_it_is_right(
+    config_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zsad("db", "upgrade", "--config", config_path)
+    with closing(sqlite3.connect(config_path.parent / "zsad.db")) as database, database:
+        database.execute("INSERT INTO clock_mark VALUES ('line1', 1600000000000000)")
+
+    assert zsad("db", "prune", "--config", config_path) == 1
+    assert "last believed (2020-09-13 12:26); limit 7 days" in capsys.readouterr().err
+    assert zsad("db", "prune", "--clock-is-right", "--config", config_path) == 0
+    assert zsad("db", "prune", "--config", config_path) == 0
+
+
 def test_a_sqlite_file_has_no_readers_to_grant(config_path: Path) -> None:
     zsad("db", "upgrade", "--config", config_path)
 
@@ -130,6 +144,9 @@ def test_a_granted_reader_reads_views_and_pictures_and_writes_nothing(
             with reader.connect() as connection, pytest.raises(ProgrammingError) as refused:
                 connection.execute(text(statement))
             assert refused.value.orig.sqlstate == "42501"  # insufficient privilege
+        path.write_text(CONFIG.replace("sqlite:///zsad.db", str(reader.url)))
+        assert main(["db", "prune", "--config", str(path)]) == 1
+        assert "the database refuses: permission denied for table" in capsys.readouterr().err
     finally:
         reader.dispose()
         with owner.begin() as connection:

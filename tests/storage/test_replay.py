@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select, text
 
-from daemon.core import FrameLoss, Inspection
+from daemon.core import Event, EventKind, FrameLoss, Inspection, Severity
 from daemon.errors import DatabaseAwayError
 from daemon.storage.batch import Batch, Run, commit_batches
 from daemon.storage.database import write_transaction
 from daemon.storage.replay import Replayed, replay
-from daemon.storage.repository import adopt_run
+from daemon.storage.repository import adopt_run, crashed_run
 from daemon.storage.spool import Spool
 from daemon.storage.tables import FrameLossRow, InspectionRow
 
@@ -59,6 +59,21 @@ def test_what_was_committed_before_the_crash_is_not_stored_again(
     assert counts(line_engine) == (3, 3)
     assert replayed == Replayed(batches=3, rejected=[])
     assert spool.oldest(1) == ()
+
+
+def test_a_run_that_stopped_while_the_database_was_away_is_no_crash(
+    line_engine: Engine, spool: Spool, make_inspection: Callable[..., Inspection]
+) -> None:
+    stopped = Event(EventKind.STOPPED, Severity.INFO, RUN.started_utc, "orderly")
+    spool.append(Batch(RUN, 1, (make_inspection(1), stopped)))
+    with write_transaction(line_engine) as connection:
+        adopt_run(connection, RUN.line, RUN.started_utc)
+        assert crashed_run(connection, RUN.line) == RUN.started_utc
+
+    run_replay(line_engine, spool)
+
+    with line_engine.connect() as connection:
+        assert crashed_run(connection, RUN.line) is None
 
 
 @settings(

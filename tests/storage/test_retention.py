@@ -226,7 +226,14 @@ def test_a_day_of_housekeeping_prunes_and_says_so(
 ) -> None:
     store(Verdict.OK, 40, 3)
     at = 0.0
-    keeper = Housekeeper(line_engine, FULL_AGE, line="line1", now=lambda: NOW, clock=lambda: at)
+    keeper = Housekeeper(
+        line_engine,
+        FULL_AGE,
+        line="line1",
+        now=lambda: NOW,
+        is_clock_right=lambda: True,
+        clock=lambda: at,
+    )
     early = [event for _ in range(20) for event in keeper.step()]
     assert left(line_engine, ThumbnailRow) == {"OK": 3}
     at = FIRST_PRUNE_S
