@@ -42,6 +42,7 @@ PICTURES_STOP_S = 10.0
 FRAMES_STOP_S = 10.0
 RECEIVER_STOP_S = 5.0
 WRITER_STOP_S = 20.0
+COMPILE_START_S = 1800.0
 DESCRIPTORS = 65_536
 DATABASE_AWAY = "the database takes no results: they wait in the spool"
 
@@ -118,6 +119,8 @@ class _Line:
         parts = self._parts
         self._install_signals()
         self._publish_status()
+        if self._config.model.compile:
+            self._notifier.extend_start(COMPILE_START_S, "compiling the model")
         parts.slot.warm_up(self._config.batch.max_batch_size)
         parts.subscriber.open()
         parts.receivers.start()
@@ -244,6 +247,7 @@ class _Line:
         self._health.set_counter("pictures_left_out", parts.writer.pictures_left_out)
         self._health.set_counter("waits_for_pictures", parts.drawer.waits)
         self._health.set_counter("memory_shortages", parts.slot.memory_shortages)
+        self._health.set_counter("compile_failures", parts.slot.compile_failures)
         if parts.archive is not None:
             self._health.set_counter("frames_kept", parts.archive.counters.kept)
             self._health.set_counter("frames_not_kept", parts.archive.counters.not_kept)

@@ -8,6 +8,7 @@ from daemon.config.detector import Precision
 from daemon.errors import ModelError
 from zsad.backbone import Backbone, BackboneError
 from zsad.checkpoint import CheckpointError
+from zsad.kept_memory import keep_freed_memory
 from zsad.predictor import DeviceError, DeviceName, Predictor, load_predictor
 
 _HALVES: dict[Precision, torch.dtype | None] = {
@@ -22,12 +23,15 @@ def open_model(
 ) -> Predictor:
     """Load a checkpoint folder; None is the embedded detector.
 
+    From now on the process keeps the memory that passes of the network free.
+
     Args:
         backbone: An already loaded one to share, on that device.
 
     Raises:
         ModelError: it is missing, damaged or for another backbone, or the device is absent.
     """
+    keep_freed_memory()
     try:
         return load_predictor(checkpoint, device, backbone=backbone)
     except (BackboneError, CheckpointError) as error:

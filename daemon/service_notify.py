@@ -25,6 +25,10 @@ class ServiceNotifier:
         """Start-up, or a reload, is complete."""
         self._send("READY=1", f"STATUS={status}")
 
+    def extend_start(self, within_s: float, status: str) -> None:
+        """Start-up takes longer than the unit's TimeoutStartSec, but no longer than this."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(within_s * 1e6)}", f"STATUS={status}")
+
     def reloading(self) -> None:
         """A reload has begun; `ready` ends it."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

@@ -7,32 +7,31 @@ open_clip's own.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from zsad.attention import add_mlp, attend, project_heads, run_whole
-from zsad.config.backbone import BackboneConfig, PositionInterpolation
-
-N_STAGES = 4
-_ASKED: ContextVar[tuple[torch.dtype | None, bool] | None] = ContextVar("asked", default=None)
-"""What `executing` asks for; each thread has its own, for two may share a backbone."""
+from zsad.attention import add_mlp, attend_values
+from zsad.compiled_blocks import CompiledBlocks
+from zsad.config.backbone import BackboneConfig
+from zsad.execution import Execution
+from zsad.tower_fitting import (
+    N_STAGES,
+    pool_type,
+    refuse_unknown_kinds,
+    resize_positions,
+    set_activation,
+)
+from zsad.tower_fitting import BackboneError as BackboneError
 
 AfterBlock = Callable[[int, Tensor], Tensor]
 """(0-based block index, that block's output tokens [B, T, width]) -> tokens for the next block."""
 Tokenizer = Callable[[list[str]], Tensor]
 """K sentences -> [K, context length] int64 token ids."""
-
-
-class BackboneError(ValueError):
-    """A backbone cannot be made as asked; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,75 +90,62 @@ class Backbone(nn.Module):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.tokenizer = tokenizer
-        self._refuse_unknown_kinds()
+        refuse_unknown_kinds(self.name, self._visual, self._text)
 
         self.patch_px = int(self._visual.patch_size[0])
         self._source_positions = self._visual.positional_embedding.detach().clone()
-        self._resize_positions(config.image_size, config.position_interpolation)
-        self._set_activation()
+        resize_positions(self.name, self._visual, config.image_size, config.position_interpolation)
+        set_activation(config, self._visual, self._text)
         self.requires_grad_(False)
         self.eval()
         self._content_hash: str | None = None
-        self._usual_half: torch.dtype | None = None
+        self._execution = Execution()
         self._embedding: list[tuple[Tensor, Tensor]] | None = None
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002  # nn.Module's own
         """Stay in evaluation mode whatever the detector around it does."""
         return super().train(False)
 
-    @contextmanager
     def executing(
         self, *, half: torch.dtype | None = None, checkpointing: bool = False
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """While it lasts, how blocks run in this thread; what they compute stays the same.
 
         Args:
-            half: `bfloat16` or `float16` for products inside the blocks (autocast); the residual
-                stream, normalisations and everything outside the blocks stay float32. None is
-                float32 throughout.
+            half: `bfloat16` or `float16` for products inside the blocks, whose weights are
+                converted once and kept beside the others; the residual stream, normalisations and
+                everything outside the blocks stay float32. None is float32 throughout.
             checkpointing: Whether the backward pass computes a block's inside again instead of
                 keeping it.
         """
-        asked = _ASKED.set((half, checkpointing))
-        try:
-            yield
-        finally:
-            _ASKED.reset(asked)
+        return self._execution.asking(half, recompute=checkpointing)
+
+    def executing_exactly(self) -> AbstractContextManager[None]:
+        """While it lasts, blocks run in float32, and all else is as `executing` asked."""
+        return self._execution.asking(None, recompute=self._execution.recomputes)
 
     def run_usually_in(self, half: torch.dtype | None) -> None:
         """Where `executing` says nothing else, products inside the blocks are of this kind."""
-        self._usual_half = half
-
-    def precision(self) -> torch.autocast:
-        """The context in which parts of a block run; see `executing`."""
-        device = self.text_projection.device.type
-        half, _ = self._execution
-        return torch.autocast(device, half, enabled=half is not None)
+        self._execution.run_usually_in(half)
 
     @property
-    def _execution(self) -> tuple[torch.dtype | None, bool]:
-        """16 bits or not, and whether to compute a block's inside again."""
-        asked = _ASKED.get()
-        return (self._usual_half, False) if asked is None else asked
+    def half_type(self) -> torch.dtype | None:
+        """Of the products inside the blocks, in this thread; None is float32."""
+        return self._execution.half
 
-    def _run_block(self, block: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """One open_clip block: [A, T, W] -> the same shape.
+    @property
+    def compiled(self) -> CompiledBlocks | None:
+        """The vision blocks for fixed batch sizes; None unless `compile_blocks` made them."""
+        return self._execution.compiled
 
-        In parts where products are of 16 bits, for what torch's own layer does then (`run_whole`);
-        in float32 by that layer, to the last bit what the released code computes.
-        """
-        half, recomputes = self._execution
-        run = _run_itself if half is None else run_whole
-        output: Tensor
-        with self.precision():
-            if recomputes and torch.is_grad_enabled() and tokens.requires_grad:
-                # no randomness in a block: evaluation mode
-                output = checkpoint(
-                    run, block, tokens, mask, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                output = run(block, tokens, mask)
-        return output
+    def use_compiled(self, compiled: CompiledBlocks | None) -> None:
+        """From now on, vision blocks run compiled in the shapes that these know."""
+        self._execution.compiled = compiled
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # nn.Module's own: `to`, `cuda`, ...
+        self._execution.forget()
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
 
     @property
     def _visual(self) -> Any:
@@ -168,6 +154,11 @@ class Backbone(nn.Module):
     @property
     def _text(self) -> Any:
         return getattr(self.clip, "text", self.clip)
+
+    @property
+    def vision_blocks(self) -> Sequence[Any]:
+        """open_clip's vision blocks, or what stands for them in 16 bits."""
+        return self._execution.of(self._visual.transformer.resblocks)
 
     @property
     def input_size(self) -> int:
@@ -296,8 +287,8 @@ class Backbone(nn.Module):
             after_block: Applied to every block's output, before it is kept or goes on.
         """
         stages = []
-        for index, block in enumerate(self._visual.transformer.resblocks):
-            tokens = self._run_block(block, tokens)
+        for index, block in enumerate(self.vision_blocks):
+            tokens = self._execution.run(block, tokens)
             if after_block is not None:
                 tokens = after_block(index, tokens)
             if index in blocks:
@@ -311,8 +302,8 @@ class Backbone(nn.Module):
             One [B, 1 + N, Dv] for every block asked for.
         """
         stages = []
-        for index, block in enumerate(self._visual.transformer.resblocks[: max(blocks) + 1]):
-            tokens = self._run_block(block, tokens)
+        for index, block in enumerate(self.vision_blocks[: max(blocks) + 1]):
+            tokens = self._execution.run(block, tokens)
             if index in blocks:
                 stages.append(tokens)
         return stages
@@ -337,17 +328,13 @@ class Backbone(nn.Module):
         first = self.first_vv_block if first_block is None else first_block
         stages = []
         local = tokens
-        for index, block in enumerate(self._visual.transformer.resblocks):
+        for index, block in enumerate(self.vision_blocks):
             if index < first:
-                tokens = self._run_block(block, tokens)
+                tokens = self._execution.run(block, tokens)
                 local = tokens
             else:
-                with self.precision():
-                    queries, keys, values = project_heads(block, tokens)
-                    local = local + attend(block, values, values, values)
-                    if index == self.n_vision_blocks - 1:  # only o's class token is read
-                        queries, tokens = queries[:, :, :1], tokens[:, :1]
-                    tokens = add_mlp(block, tokens + attend(block, queries, keys, values))
+                is_last = index == self.n_vision_blocks - 1
+                tokens, local = self._execution.run_dual(block, tokens, local, last=is_last)
             if index in blocks:
                 stages.append(local)
         return VisionTokens(stages=stages, class_token=tokens[:, 0])
@@ -363,14 +350,12 @@ class Backbone(nn.Module):
             One [B, 1 + N, Dv] for every block asked for.
         """
         stages = []
-        for index, block in enumerate(self._visual.transformer.resblocks):
+        for index, block in enumerate(self.vision_blocks):
             if index < self.first_vv_block:
-                tokens = self._run_block(block, tokens)
+                tokens = self._execution.run(block, tokens)
             else:
-                with self.precision():
-                    swapped = block.ln_1(tokens).transpose(0, 1)  # [1 + N, B, Dv]
-                    tokens = tokens + block.ls_1(_attend_values(block, swapped).transpose(0, 1))
-                    tokens = add_mlp(block, tokens)
+                added = attend_values(block, tokens.transpose(0, 1))  # [1 + N, B, Dv]
+                tokens = add_mlp(block, tokens + added.transpose(0, 1))
             if index in blocks:
                 stages.append(tokens)
         return stages
@@ -407,9 +392,8 @@ class Backbone(nn.Module):
 
     @property
     def text_blocks(self) -> Sequence[Any]:
-        """open_clip's text blocks."""
-        blocks: Sequence[Any] = self._text.transformer.resblocks
-        return blocks
+        """open_clip's text blocks, or what stands for them in 16 bits."""
+        return self._execution.of(self._text.transformer.resblocks)
 
     def text_mask(self, length: int) -> Tensor:
         """The causal mask [length, length], added to attention logits."""
@@ -426,8 +410,8 @@ class Backbone(nn.Module):
         text = self._text
         length = tokens.shape[1]
         mask = text.attn_mask[:length, :length]
-        for index, block in enumerate(text.transformer.resblocks):
-            tokens = self._run_block(block, tokens, mask)
+        for index, block in enumerate(self.text_blocks):
+            tokens = self._execution.run(block, tokens, mask)
             if after_block is not None:
                 tokens = after_block(index, tokens)
         normed: Tensor = text.ln_final(tokens)
@@ -461,88 +445,8 @@ class Backbone(nn.Module):
 
     def end_of_text(self, token_ids: Tensor) -> Tensor:
         """[K, L] ids -> [K] positions of the end-of-text token."""
-        if self._pool_type() == "eos":
+        if pool_type(self._text) == "eos":
             eos: Any = getattr(self._text, "text_eos_id", None) or self._text.eos_id
             is_end: Tensor = token_ids == eos
             return is_end.int().argmax(dim=-1)
         return token_ids.argmax(dim=-1)
-
-    def _pool_type(self) -> str:
-        pool_type: str = getattr(self._text, "text_pool_type", None) or self._text.pool_type
-        return pool_type
-
-    def _refuse_unknown_kinds(self) -> None:
-        visual, text = self._visual, self._text
-        if not isinstance(visual, VisionTransformer):
-            raise BackboneError(
-                f"{self.name}: the vision tower is a {type(visual).__name__}; "
-                "a backbone needs open_clip's VisionTransformer"
-            )
-        if visual.attn_pool is not None or visual.pool_type != "tok":
-            raise BackboneError(f"{self.name}: the vision tower must pool by its class token")
-        depth = len(visual.transformer.resblocks)
-        if depth % N_STAGES:
-            raise BackboneError(f"{self.name}: {depth} vision blocks do not split into 4 stages")
-        blocks = visual.transformer.resblocks
-        if not all(isinstance(block, ResidualAttentionBlock) for block in blocks):
-            raise BackboneError(f"{self.name}: vision blocks must be plain pre-norm CLIP blocks")
-        if not hasattr(text, "positional_embedding") or text.attn_mask is None:
-            raise BackboneError(f"{self.name}: the text tower must be CLIP's causal transformer")
-        if self._pool_type() not in ("argmax", "eos") or getattr(text, "cls_emb", None) is not None:
-            raise BackboneError(f"{self.name}: the text tower must pool by its end-of-text token")
-        if not isinstance(text.text_projection, Tensor):
-            raise BackboneError(f"{self.name}: the text projection must be a matrix without bias")
-
-    def _resize_positions(self, image_size: int | None, mode: PositionInterpolation) -> None:
-        """Bring the position grid to the input side; the class position stays as it is."""
-        size = self.input_size if image_size is None else image_size
-        if size % self.patch_px:
-            raise BackboneError(
-                f"{self.name}: image_size {size} is not a multiple of the patch side "
-                f"{self.patch_px}; take {round(size / self.patch_px) * self.patch_px}"
-            )
-        grid, old = size // self.patch_px, round((len(self._source_positions) - 1) ** 0.5)
-        if grid != old:
-            patches = self._source_positions[1:].T.reshape(1, -1, old, old)
-            resized = F.interpolate(
-                patches,
-                size=(grid, grid),
-                mode="bilinear" if mode == "bilinear" else "bicubic",
-                antialias=mode == "bicubic_antialias",
-                align_corners=False,
-            )
-            self._visual.positional_embedding = nn.Parameter(
-                torch.cat([self._source_positions[:1], resized.flatten(2)[0].T])
-            )
-        self._visual.image_size = (size, size)
-        self._visual.grid_size = (grid, grid)
-
-    def _set_activation(self) -> None:
-        layers: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
-        if self.config.activation == "native":
-            return
-        for tower in (self._visual.transformer, self._text.transformer):
-            for block in tower.resblocks:
-                block.mlp.gelu = layers[self.config.activation]()
-
-
-def _run_itself(block: Any, tokens: Tensor, mask: Tensor | None) -> Tensor:
-    output: Tensor = block(tokens, attn_mask=mask)
-    return output
-
-
-def _attend_values(block: Any, tokens: Tensor) -> Tensor:  # open_clip is untyped
-    """V-V attention: the values are queries and keys too; same heads, scale and output layer.
-
-    tokens [A, T, W] after LN1; attention runs along T; returns [A, T, W].
-    """
-    attention = block.attn
-    width = tokens.shape[-1]
-    values = F.linear(
-        tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
-    )
-    split = values.reshape(*tokens.shape[:2], attention.num_heads, -1)
-    heads = split.transpose(1, 2)  # [A, heads, T, width of a head]
-    mixed = F.scaled_dot_product_attention(heads, heads, heads)
-    output: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    return output

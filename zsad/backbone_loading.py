@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from zsad.backbone import Backbone, BackboneError
 from zsad.config.backbone import BackboneConfig
-from zsad.folding import fold_batch_norms
+from zsad.folding import fold_batch_norms, fold_padding
 
 COMPACT_PREFIX = "compact-"
 
@@ -83,4 +83,5 @@ def compact_backbone(clip: open_clip.CLIP, config: BackboneConfig) -> Backbone:
     backbone = Backbone(clip, config, IMAGE_MEAN, IMAGE_STD, tokenizer)
     backbone.content_hash()  # kept from now on: of the weights as they came, not as they run
     fold_batch_norms(clip.visual.conv1.cnn)
+    fold_padding(clip.visual.conv1.cnn)
     return backbone

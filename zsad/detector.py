@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zsad.augment import Augmentation
 from zsad.backbone import Backbone
+from zsad.compiled_blocks import CompiledBlocks
 from zsad.config.method import MethodConfig
 from zsad.preprocess import Resampling
 
@@ -72,10 +73,13 @@ class Detector(nn.Module, ABC):
         resampling: How images are resized to that side.
         backbone: The frozen towers; every parameter outside it belongs to the method.
         config: The method's decisions.
+        compiled: Its backbone's blocks for fixed batch sizes, which a batch is then filled up to;
+            None where nobody had them compiled.
     """
 
     input_size: int
     resampling: Resampling = "bicubic"
+    compiled: CompiledBlocks | None = None
     backbone: Backbone
     config: MethodConfig
 

@@ -24,18 +24,24 @@ MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class StageTuning:
+    """How gently one stage changes what it trains; the learning rate stays the same."""
+
+    steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class FineTuneRecipe:
     """How gently a trained method is changed.
 
     Attributes:
-        steps: Of every stage.
+        stages: One for each of the method's.
         batch_size: Half of it replay.
-        learning_rate: As a share of the published one.
     """
 
-    steps: int = 200
-    batch_size: int = 8
-    learning_rate: float = 0.3
+    stages: Sequence[StageTuning]
+    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +87,20 @@ def fine_tune(
 
     Raises:
         TrainingError: a loss is not finite, or the state is of another run.
+        ValueError: the recipe is for another number of stages.
     """
     stages = [
         TrainStage(
             name=stage.name,
             parameters=stage.parameters,
-            n_steps=recipe.steps,
-            learning_rate=_constant(recipe.learning_rate * stage.learning_rate(0)),
+            n_steps=tuning.steps,
+            learning_rate=_constant(tuning.learning_rate),
             step_losses=_Teacher(detector, stage, lesson, recipe.batch_size).losses,
             betas=stage.betas,
             weight_decay=stage.weight_decay,
             max_gradient_norm=MAX_GRADIENT_NORM,
         )
-        for stage in detector.stages()
+        for stage, tuning in zip(detector.stages(), recipe.stages, strict=True)
     ]
     run_stages(stages, work, seed=seed, identity=identity, on_step=on_step)
 

@@ -82,7 +82,9 @@ class ImageToText(nn.Module):
                 f"{longest!r} and an image token need {length} text tokens, the text tower has "
                 f"{self.context}; use a shorter class name"
             )
-        out = backbone.run_text(tokens + backbone.text_positions[:length])
+        # few tokens, and what they lose in 16 bits moves all patches of all images one way
+        with backbone.executing_exactly():
+            out = backbone.run_text(tokens + backbone.text_positions[:length])
         rows = out[torch.arange(len(out), device=out.device), end]  # [K, text_width]
         return rows @ backbone.text_projection
 

@@ -27,9 +27,11 @@ class ResidualAdapter(nn.Module):
         self.ratio = ratio
         self.weight = xavier_weight(width, width, generator)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[..., width] -> the same shape."""
-        residual = F.leaky_relu(F.linear(tokens, self.weight), NEGATIVE_SLOPE)
+    def forward(self, tokens: Tensor, half: torch.dtype | None = None) -> Tensor:
+        """[..., width] -> the same shape and type; the product is of type `half`, if given."""
+        product = half or tokens.dtype
+        projected = F.linear(tokens.to(product), self.weight.to(product)).to(tokens.dtype)
+        residual = F.leaky_relu(projected, NEGATIVE_SLOPE)
         wanted = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
         found = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).clamp_min(_NORM_FLOOR)
         residual = residual * (wanted / found)

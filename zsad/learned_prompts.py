@@ -135,9 +135,8 @@ def encode_prefix(
     mask = backbone.text_mask(tokens.shape[1])
     prefix = TextPrefix(keys=[], values=[])
     for index, block in enumerate(backbone.text_blocks):
-        with backbone.precision():
-            queries, keys, values = project_heads(block, tokens)
-            tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
+        queries, keys, values = project_heads(block, tokens)
+        tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
         prefix.keys.append(keys)
         prefix.values.append(values)
         if after_block is not None:
@@ -156,21 +155,25 @@ def encode_suffixes(backbone: Backbone, prefix: TextPrefix, tokens: Tensor) -> T
     Returns:
         [K, D], not unit length.
     """
-    n_prompts, length = tokens.shape[:2]
+    length = tokens.shape[1]
     before = prefix.keys[0].shape[2]
     mask = backbone.text_mask(before + length)[before:]  # [R, P + R]
     last = backbone.n_text_blocks - 1
     for index, block in enumerate(backbone.text_blocks):
-        with backbone.precision():
-            queries, keys, values = project_heads(block, tokens)
-            keys = torch.cat([prefix.keys[index].expand(n_prompts, -1, -1, -1), keys], dim=2)
-            values = torch.cat([prefix.values[index].expand(n_prompts, -1, -1, -1), values], dim=2)
-            if index == last:  # only the end-of-text row is read
-                queries, tokens, mask = queries[:, :, -1:], tokens[:, -1:], mask[-1:]
-            tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
+        queries, keys, values = project_heads(block, tokens)
+        keys = _behind(prefix.keys[index], keys)
+        values = _behind(prefix.values[index], values)
+        if index == last:  # only the end-of-text row is read
+            queries, tokens, mask = queries[:, :, -1:], tokens[:, -1:], mask[-1:]
+        tokens = add_mlp(block, tokens + attend(block, queries, keys, values, mask))
     return backbone.norm_text(tokens[:, -1]) @ backbone.text_projection
 
 
 def parameter_state(parameters: Iterable[nn.Parameter]) -> tuple[object, ...]:
     """Changes whenever a parameter was written in place, replaced or moved: a cache's key."""
     return tuple((id(p), p.data_ptr(), p._version, p.device, p.dtype) for p in parameters)
+
+
+def _behind(shared: Tensor, own: Tensor) -> Tensor:
+    """Keys or values [1, heads, P, d] before those of every prompt [K, heads, R, d]."""
+    return torch.cat([shared.to(own.dtype).expand(len(own), -1, -1, -1), own], dim=2)

@@ -14,7 +14,7 @@ from zsad.backbone import Backbone
 from zsad.checkpoint import CheckpointCard, load_detector
 from zsad.compact import default_checkpoint
 from zsad.detector import Detector
-from zsad.preprocess import normalise, prepare_image, resize
+from zsad.preprocess import as_tensor, normalise, resize, resize_there
 from zsad.reference_bank import ReferenceBank
 from zsad.reference_features import predict_with_banks
 
@@ -63,19 +63,20 @@ class Predictor:
         Raises:
             ValueError: not one bank an image, or a bank of another model.
         """
-        detector = self.detector
-        pixels = torch.stack(
-            [resize(image, detector.input_size, detector.resampling) for image in images]
-        )  # uint8 [B, 3, S, S]
+        pixels = torch.stack([self._resized(image) for image in images])  # uint8 [B, 3, S, S]
         prepared = normalise(to_device(pixels, self.device), self.mean, self.std)
         return self.predict_prepared(prepared, class_names, banks)
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """What the detector wants of an image of any size: [3, S, S] on the CPU."""
-        detector = self.detector
-        return prepare_image(
-            image, detector.input_size, self.mean, self.std, resampling=detector.resampling
-        )
+        return normalise(self._resized(image).cpu(), self.mean, self.std)
+
+    def _resized(self, image: NDArray[np.uint8]) -> Tensor:
+        """uint8 [3, S, S], on a GPU if that is where it is needed: it resizes faster."""
+        side, resampling = self.detector.input_size, self.detector.resampling
+        if self.device.type == "cuda":
+            return resize_there(to_device(as_tensor(image), self.device), side, resampling)
+        return resize(image, side, resampling)
 
     def predict_prepared(
         self,
@@ -84,6 +85,13 @@ class Predictor:
         banks: Sequence[ReferenceBank | None] | None = None,
     ) -> tuple[list[float], NDArray[np.float32]]:
         """`predict` for images [B, 3, S, S] that `prepare` made."""
+        B, compiled = len(images), self.detector.compiled
+        if compiled is not None:  # filled up to a size that is compiled, with the last image
+            compiled.begin_pass()
+            missing = compiled.filled(B) - B
+            images = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
+            class_names = [*class_names, *[class_names[-1]] * missing]
+            banks = None if banks is None else [*banks, *[None] * missing]
         images = images.to(self.device)
         with torch.inference_mode():
             if banks is None or not any(banks):
@@ -92,8 +100,8 @@ class Predictor:
                 prediction = predict_with_banks(
                     self.detector, images, class_names, banks, version=self.version
                 )
-        scores = prediction.image_score.float().cpu().tolist()
-        return [float(score) for score in scores], prediction.anomaly_map.float().cpu().numpy()
+        scores = prediction.image_score[:B].float().cpu().tolist()
+        return [float(score) for score in scores], prediction.anomaly_map[:B].float().cpu().numpy()
 
 
 def load_predictor(
@@ -138,6 +146,6 @@ def choose_device(device: DeviceName) -> torch.device:
 
 def to_device(pixels: Tensor, device: torch.device) -> Tensor:
     """Without waiting for a GPU: from pinned memory, its own engine copies."""
-    if device.type == "cuda":
+    if device.type == "cuda" and not pixels.is_cuda:
         return pixels.pin_memory().to(device, non_blocking=True)
     return pixels.to(device)

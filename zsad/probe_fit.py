@@ -23,14 +23,15 @@ _ITERATIONS = 100
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecipe:
-    """Penalties; chosen on five products with 16 + 16 labels each (docs/methods.md).
+    """Penalties of squared weights on standardised features; measured in docs/nights.md.
 
     Attributes:
-        image_penalty, patch_penalty: Of squared weights on standardised features, against the
-            mean cross-entropy.
+        image_penalty: Against the sum of the images' cross-entropies, so it counts less the more
+            images are labelled: as a prior does.
+        patch_penalty: Against the mean cross-entropy of patches, whose number says little.
     """
 
-    image_penalty: float = 0.5
+    image_penalty: float = 3.0
     patch_penalty: float = 0.3
 
 
@@ -73,7 +74,7 @@ def fit_probe(detector: LinearProbe, product: str, labelled: Labelled, recipe: P
         found.image_logit + change,
         defective,
         _balanced(torch.ones(len(defective)), defective),
-        recipe.image_penalty,
+        recipe.image_penalty / len(defective),
     )
     with torch.no_grad():
         detector.set_image_probe(product, weight, bias)

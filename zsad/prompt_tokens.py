@@ -72,8 +72,7 @@ def encode_prompted_text(
     first, *others = backbone.text_blocks
     mask = backbone.text_mask(ids.shape[1])
     words = backbone.embed_text(ids)
-    with backbone.precision():
-        words = add_mlp(first, words + attend(first, *project_heads(first, words), mask))
+    words = add_mlp(first, words + attend(first, *project_heads(first, words), mask))
 
     P = 1 + prompts[1].shape[1]
     prefix = words[:1, :1].expand(len(sentences), -1, -1)  # start-of-text alone sees itself
@@ -82,13 +81,12 @@ def encode_prompted_text(
     for index, block in enumerate(others, start=1):
         if index < len(prompts):
             prefix = torch.cat([prefix[:, :1], prompts[index]], dim=1)
-        with backbone.precision():
-            queries, keys, values = project_heads(block, prefix)
-            prefix = add_mlp(block, prefix + attend(block, queries, keys, values, mask[:P, :P]))
-            queries, own_keys, own_values = project_heads(block, words)
-            keys = torch.cat([keys.repeat_interleave(S, dim=0), own_keys], dim=2)
-            values = torch.cat([values.repeat_interleave(S, dim=0), own_values], dim=2)
-            words = add_mlp(block, words + attend(block, queries, keys, values, mask[P:]))
+        queries, keys, values = project_heads(block, prefix)
+        prefix = add_mlp(block, prefix + attend(block, queries, keys, values, mask[:P, :P]))
+        queries, own_keys, own_values = project_heads(block, words)
+        keys = torch.cat([keys.repeat_interleave(S, dim=0), own_keys], dim=2)
+        values = torch.cat([values.repeat_interleave(S, dim=0), own_values], dim=2)
+        words = add_mlp(block, words + attend(block, queries, keys, values, mask[P:]))
     read = words[torch.arange(len(words), device=words.device), end[of_image] - P]
     projected = backbone.norm_text(read) @ backbone.text_projection
     return projected.reshape(len(sentences), S, -1)

@@ -75,11 +75,18 @@ class RectificationWeights(nn.Module):
 
     def _convolve(self, features: Tensor) -> Tensor:
         """Both convolutions: [B, N, C] -> [B, N, C']."""
+        if self.conv1.kernel_size == (1, 1):  # a matrix product, and no position moves
+            return _product(F.relu(_product(features, self.conv1)), self.conv2)
         B, N, C = features.shape
         g = math.isqrt(N)
         grid = features.transpose(1, 2).reshape(B, C, g, g)
         convolved: Tensor = self.conv2(F.relu(self.conv1(grid)))
         return convolved.flatten(2).transpose(1, 2)
+
+
+def _product(features: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """A 1 x 1 convolution of positions in a row: [B, N, C] -> [B, N, C']."""
+    return F.linear(features, convolution.weight.flatten(1), convolution.bias)
 
 
 def rectified_cosines(

@@ -74,7 +74,9 @@ def _run_benchmark(args: argparse.Namespace) -> int:
     import torch
 
     from zsad.benchmark import run_benchmark, to_json
+    from zsad.kept_memory import keep_freed_memory
 
+    keep_freed_memory()  # as the daemon does
     for path in (args.json, args.plot):
         make_parent(path)
     methods = _methods(args.method)

@@ -20,6 +20,9 @@ class ModelConfig(Section):
         precision: Of products inside the network's blocks; norms, heads and scores stay float32.
             16 bits move scores by up to 0.01: calibrate again. `bf16` is for GPUs, and for CPUs
             with AMX or AVX512-BF16 where `zsad benchmark` says that it wins; `fp16` is for GPUs.
+        compile: Let torch compile the blocks of the network for batches of 1, 2, 4 ...
+            max_batch_size, and fill smaller ones up; on a GPU they then run as CUDA graphs. Takes a
+            C++ compiler and seconds to minutes a size at each start; on a CPU it does not pay.
         commissioning: Load no detector. Frames are received, checked and stored, and every
             verdict is LEARNING without a score: for setting up cameras before a model is chosen.
         references_dir: Where reference banks are kept; must be there after a reboot.
@@ -29,6 +32,7 @@ class ModelConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     precision: Precision = "fp32"
+    compile: bool = False
     commissioning: bool = False
     references_dir: Path | None = None
 

@@ -77,6 +77,11 @@ class DetectorSlot:
         """How often the device had no memory for a batch of the models in use."""
         return sum(model.memory_shortages for model in self.models)
 
+    @property
+    def compile_failures(self) -> int:
+        """How many models were to be compiled and run as before."""
+        return sum(model.compile_failures for model in self.models)
+
     def serving(self, category: CategoryConfig) -> LoadedModel:
         """The model that inspects a category."""
         return self.model if category.checkpoint is None else self._own[category.checkpoint]
@@ -210,6 +215,7 @@ class DetectorSlot:
             self._config.references_dir,
             max_batch=self._max_batch,
             on_batch=self._on_batch,
+            compiles=self._config.compile,
         )
 
 

@@ -19,7 +19,7 @@ class NoDetector:
 
     Attributes:
         version: Shown in the status, the report and every row.
-        method, backbone, card_json, memory_shortages: As of a LoadedModel.
+        method, backbone, card_json, memory_shortages, compile_failures: As of a LoadedModel.
     """
 
     version = "none (commissioning)"
@@ -27,6 +27,7 @@ class NoDetector:
     backbone = "none"
     card_json = "{}"
     memory_shortages = 0
+    compile_failures = 0
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from torch import nn
 from zsad.backbone_loading import compact_backbone, load_backbone
 from zsad.compact import DEFAULT_COMPACT, build_compact_clip
 from zsad.config.backbone import BackboneConfig
-from zsad.folding import fold_batch_norms
+from zsad.folding import fold_batch_norms, fold_padding
 
 
 def unlike_new(network: nn.Module) -> nn.Module:
@@ -37,6 +37,23 @@ def test_folded_networks_compute_the_same() -> None:
 
         assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()), name
         assert torch.allclose(after, before, rtol=1e-9, atol=1e-9), name
+
+
+@torch.inference_mode()
+def test_padding_without_a_copy_computes_the_same_to_the_last_bit() -> None:
+    network = unlike_new(timm.create_model("tf_efficientnet_lite0", features_only=True))
+    network.to(memory_format=torch.channels_last)
+    fold_batch_norms(network)
+    generator = torch.Generator().manual_seed(2)
+    all_images = [torch.randn(2, 3, side, side, generator=generator) for side in (64, 80, 90)]
+    before = [network(images) for images in all_images]  # 80 and 90 come to odd sides
+
+    fold_padding(network)
+    fold_padding(network)
+
+    for images, wanted in zip(all_images, before, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(network(images), wanted, strict=True))
+    assert sum(type(module).__name__ == "_SameOfEven" for module in network.modules()) == 4
 
 
 def test_the_compact_backbone_is_folded_and_keeps_its_name() -> None:

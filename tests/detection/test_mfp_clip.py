@@ -73,6 +73,22 @@ def test_identity_started_image_to_text_equals_the_model_without_it(
     torch.testing.assert_close(found.image_score, wanted.image_score, atol=1e-4, rtol=0)
 
 
+def test_its_few_words_are_encoded_in_float32_also_where_patches_are_not(
+    make: Make, images: Tensor
+) -> None:
+    detector = make()
+    features = detector.backbone.embed_images(images)[:, 1:].mean(1)
+    names = ["nut"] * len(images)
+
+    with torch.inference_mode(), detector.backbone.executing(half=torch.bfloat16):
+        found = detector.text_features(names, features)
+        patches = detector.raw_outputs(images, names).coarse.stage_grids
+
+    with torch.inference_mode():
+        assert torch.equal(found, detector.text_features(names, features))
+        assert not torch.equal(patches, detector.raw_outputs(images, names).coarse.stage_grids)
+
+
 def test_both_passes_equal_the_written_out_equations(make: Make, images: Tensor) -> None:
     detector = make(temperature=0.5)
     backbone = detector.backbone

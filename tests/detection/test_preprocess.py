@@ -3,7 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from zsad.preprocess import Resampling, normalise, prepare_image, prepare_mask, resize
+from zsad.preprocess import (
+    Resampling,
+    as_tensor,
+    normalise,
+    prepare_image,
+    prepare_mask,
+    resize,
+    resize_there,
+)
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 
@@ -96,3 +104,19 @@ def test_bytes_normalised_as_a_batch_are_the_images_prepared_one_by_one() -> Non
     wanted = torch.stack([prepare_image(image, 28, MEAN, STD) for image in images])
     assert torch.equal(found, wanted)
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("resampling", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (111, 400), (40, 50), (150, 130)])
+def test_resizing_on_a_device_is_pils_within_the_stated_share(
+    resampling: Resampling, height: int, width: int
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    found = resize_there(as_tensor(image[:, ::-1]), 64, resampling)
+
+    resized = Image.fromarray(image[:, ::-1]).resize((64, 64), Image.Resampling[resampling.upper()])
+    apart = np.abs(found.numpy().astype(int) - np.asarray(resized).transpose(2, 0, 1))
+    assert found.dtype == torch.uint8
+    assert apart.max() <= 2
+    assert (apart > 0).mean() <= 0.002

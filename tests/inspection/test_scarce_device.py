@@ -122,13 +122,13 @@ def test_one_thread_in_float32_leaves_the_other_in_bfloat16(predictor: Predictor
     other = threading.Thread(target=verify)
     other.start()
     assert inside.wait(10)
-    meanwhile = backbone.precision()
+    meanwhile = backbone.half_type
     done.set()
     other.join()
 
-    assert meanwhile._enabled
+    assert meanwhile is torch.bfloat16
     with backbone.executing():
-        assert not backbone.precision()._enabled
+        assert backbone.half_type is None
 
 
 def test_float16_on_a_cpu_is_refused_at_the_start(predictor: Predictor) -> None:
@@ -139,3 +139,23 @@ def test_float16_on_a_cpu_is_refused_at_the_start(predictor: Predictor) -> None:
             max_batch=2,
             predictor=predictor,
         )
+
+
+def test_without_a_compiler_the_line_runs_as_before_and_says_so(
+    predictor: Predictor, images: list[Image], caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch._inductor.config
+
+    plain = LoadedModel(predictor, {"tile": TILE}, None, max_batch=2)
+    model = LoadedModel(predictor, {"tile": TILE}, None, max_batch=2, compiles=True)
+    expected = plain.infer(images[:2], [PRODUCT] * 2)
+
+    with torch._inductor.config.patch({"cpp.cxx": ("/nonexistent/g++",)}):
+        model.warm_up(2, ["floor tile"])
+
+    assert model.compile_failures == 1
+    (said,) = (r for r in caplog.records if r.message == "blocks are not compiled")
+    assert "No working C++ compiler" in said.error
+    assert predictor.detector.backbone.compiled is None
+    found = model.infer(images[:2], [PRODUCT] * 2)
+    assert [score for score, _ in found] == [score for score, _ in expected]

@@ -23,12 +23,14 @@ def test_each_state_arrives_as_systemd_expects_it(systemd: tuple[socket.socket, 
     manager, address = systemd
     notifier = ServiceNotifier({"NOTIFY_SOCKET": address})
 
+    notifier.extend_start(1.5, "compiling")
     notifier.ready("inspecting")
     notifier.status("12 frames/s")
     notifier.watchdog()
     notifier.stopping("draining")
 
-    assert [manager.recv(4096) for _ in range(4)] == [
+    assert [manager.recv(4096) for _ in range(5)] == [
+        b"EXTEND_TIMEOUT_USEC=1500000\nSTATUS=compiling",
         b"READY=1\nSTATUS=inspecting",
         b"STATUS=12 frames/s",
         b"WATCHDOG=1",

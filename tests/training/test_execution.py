@@ -114,7 +114,7 @@ def test_the_backbone_runs_as_before_after_an_error(backbone: Backbone) -> None:
     ):
         raise ZeroDivisionError
 
-    assert not backbone.precision()._enabled
+    assert backbone.half_type is None
 
 
 @pytest.mark.parametrize("method", ["aa_clip", "afr_clip"])

@@ -246,10 +246,12 @@ class AAClip(TrainableDetector):
 
     def visual_features(self, embedded: Tensor) -> VisualFeatures:
         """Adapted features from `backbone.embed_images`, [B, 1 + N, Dv]."""
+        # an adapter's product is one of the tower's, but where it is trained
+        half = self.backbone.half_type if torch.is_inference_mode_enabled() else None
         tokens = self.backbone.run_vision(
             embedded,
             self.backbone.stage_blocks,
-            after_block=lambda index, tokens: _adapt(self.vision_adapters, index, tokens),
+            after_block=lambda index, tokens: _adapt(self.vision_adapters, index, tokens, half),
         )
         normed = [self.backbone.norm_vision(stage[:, 1:]) for stage in tokens.stages]
         levels = [
@@ -464,9 +466,11 @@ def _depth(asked: int | None, blocks: int, tower: Literal["text", "vision"]) -> 
     return count
 
 
-def _adapt(adapters: nn.ModuleList, index: int, tokens: Tensor) -> Tensor:
+def _adapt(
+    adapters: nn.ModuleList, index: int, tokens: Tensor, half: torch.dtype | None = None
+) -> Tensor:
     """Adapter `index` if there is one; the tokens as they are otherwise."""
-    adapted: Tensor = adapters[index](tokens) if index < len(adapters) else tokens
+    adapted: Tensor = adapters[index](tokens, half) if index < len(adapters) else tokens
     return adapted
 
 

@@ -121,7 +121,8 @@ class AnomalyCLIP(TrainableDetector):
         """Unit-norm embeddings of both prompts, [2, D], detached; cached until training."""
         key = parameter_state(self._listed_parameters())
         if self._cached_texts is None or key != self._cache_key:
-            with torch.no_grad():
+            # kept, so in float32 also while the backbone runs in 16 bits
+            with self.backbone.executing(), torch.no_grad():
                 self._cached_texts = F.normalize(self.encode_texts(), dim=-1)
             self._cache_key = key
         return self._cached_texts

@@ -75,7 +75,8 @@ class CoOp(TrainableDetector):
             self._cached_anchors, self._cache_key = {}, key
         missing = sorted(set(class_names) - self._cached_anchors.keys())
         if missing:
-            with torch.no_grad():
+            # kept, so in float32 also while the backbone runs in 16 bits
+            with self.backbone.executing(), torch.no_grad():
                 fresh = self.encode_anchors(missing)
             self._cached_anchors.update(zip(missing, fresh, strict=True))
         return torch.stack([self._cached_anchors[name] for name in class_names])

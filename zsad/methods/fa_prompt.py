@@ -209,7 +209,8 @@ class FAPrompt(TrainableDetector):
         """`encode_texts`, detached; cached until training changes a token."""
         key = parameter_state(self._listed_parameters())
         if self._cached_texts is None or key != self._cache_key:
-            with torch.no_grad():
+            # kept, so in float32 also while the backbone runs in 16 bits
+            with self.backbone.executing(), torch.no_grad():
                 self._cached_texts = self.encode_texts()
             self._cache_key = key
         return self._cached_texts
