@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from daemon.config.line import Config
+from daemon.config.night_recipes import NightMethod, NightRecipe, default_recipe
 from daemon.config.section import CrossCheckError, Place, Section
 from daemon.errors import CategoryModelError, ConfigError
 from daemon.yaml_tree import Mark, YamlTextError, YamlTree, read_yaml
@@ -20,6 +21,7 @@ from daemon.yaml_tree import Mark, YamlTextError, YamlTree, read_yaml
 MAX_FILE_BYTES = 1 << 20
 MAX_SHOWN_CHARS = 80
 HIDDEN = "(hidden)"  # which YAML reads as text, unlike ***
+SectionT = TypeVar("SectionT", bound=Section)
 _KEY = "[key]"  # pydantic's last step to a key that is itself wrong
 
 _WORDS = {
@@ -65,7 +67,8 @@ class ConfigFileError(ConfigError):
     def __init__(self, problems: list[Problem]) -> None:
         lines = [str(problem) for problem in problems]
         if len(lines) > 1:
-            lines.insert(0, f"{len(problems)} errors in {problems[0].file}")
+            files = dict.fromkeys(problem.file for problem in problems)
+            lines.insert(0, f"{len(problems)} errors in {', '.join(files)}")
         super().__init__("\n".join(lines))
         self.problems = problems
 
@@ -103,36 +106,27 @@ def read_config(path: Path) -> ConfigFile:
     `daemon.storage` fills it in.
 
     Raises:
-        ConfigFileError: the file cannot be read or used.
+        ConfigFileError: the file, or a recipe that it names, cannot be read or used.
     """
-    try:
-        text = _read_text(path)
-        tree = read_yaml(text)
-    except YamlTextError as error:
-        raise ConfigFileError([_problem(path, error.mark, (), str(error))]) from None
-    top = Mark(1, 1)
-    if tree.data is None:
-        raise ConfigFileError([_problem(path, top, (), "the file is empty")])
-    if not isinstance(tree.data, dict):
-        message = "the file must be a mapping of keys (line: ..., timezone: ..., ...)"
-        raise ConfigFileError([_problem(path, tree.values.get((), top), (), message)])
-    found = dict(tree.problems)
-    config = None
-    try:
-        config = Config.model_validate(tree.data)
-    except ValidationError as error:
-        for place, message in _messages(error):
-            found.setdefault(place, (_mark_of(tree, place), message))
-    if found or config is None:
-        problems = [_problem(path, mark, place, text) for place, (mark, text) in found.items()]
-        # `from None`: pydantic's own text would show values, a password among them
-        raise ConfigFileError(sorted(problems, key=lambda p: (p.line, p.column, p.key))) from None
+    config, text, tree = _validated(path, Config)
+    absolute = _with_absolute_paths(config, path.absolute().parent)
+    if problems := _wrong_recipes(path, absolute, tree):
+        raise ConfigFileError(problems)
     return ConfigFile(
         path=path.absolute(),
-        config=_with_absolute_paths(config, path.absolute().parent),
+        config=absolute,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         text=_without_secrets(text, tree, config),
     )
+
+
+def read_recipe(path: Path, method: NightMethod) -> NightRecipe:
+    """Read and check how a night trains a method.
+
+    Raises:
+        ConfigFileError: the file cannot be read or used.
+    """
+    return _validated(path, type(default_recipe(method)))[0]
 
 
 def shown(config: Config) -> dict[str, object]:
@@ -172,6 +166,50 @@ def dotted(place: Place) -> str:
     for step in place:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     return text
+
+
+def _validated(path: Path, kind: type[SectionT]) -> tuple[SectionT, str, YamlTree]:
+    """A file as what it should be, its text, and its places."""
+    try:
+        text = _read_text(path)
+        tree = read_yaml(text)
+    except YamlTextError as error:
+        raise ConfigFileError([_problem(path, error.mark, (), str(error))]) from None
+    top = Mark(1, 1)
+    if tree.data is None:
+        raise ConfigFileError([_problem(path, top, (), "the file is empty")])
+    if not isinstance(tree.data, dict):
+        keys = ", ".join(f"{name}: ..." for name in list(kind.model_fields)[:2])
+        message = f"the file must be a mapping of keys ({keys}, ...)"
+        raise ConfigFileError([_problem(path, tree.values.get((), top), (), message)])
+    found = dict(tree.problems)
+    section = None
+    try:
+        section = kind.model_validate(tree.data)
+    except ValidationError as error:
+        for place, message in _messages(error, kind):
+            found.setdefault(place, (_mark_of(tree, place), message))
+    if found or section is None:
+        problems = [_problem(path, mark, place, text) for place, (mark, text) in found.items()]
+        # `from None`: pydantic's own text would show values, a password among them
+        raise ConfigFileError(sorted(problems, key=lambda p: (p.line, p.column, p.key))) from None
+    return section, text, tree
+
+
+def _wrong_recipes(path: Path, config: Config, tree: YamlTree) -> list[Problem]:
+    """What is wrong in the recipes that a configuration names; a night reads them again."""
+    problems = []
+    for method, file in () if config.training is None else config.training.recipes.items():
+        if not file.is_file():
+            place = ("training", "recipes", method)
+            text = f"there is no file {file}: copy ours from config/nights/, or remove the key"
+            problems.append(_problem(path, _mark_of(tree, place), place, text))
+            continue
+        try:
+            read_recipe(file, method)
+        except ConfigFileError as error:
+            problems += error.problems
+    return problems
 
 
 def _read_text(path: Path) -> str:
@@ -230,7 +268,7 @@ def _problem(path: Path, mark: Mark, place: Place, message: str) -> Problem:
     return Problem(str(path), mark.line, mark.column, dotted(place), message)
 
 
-def _messages(error: ValidationError) -> list[tuple[Place, str]]:
+def _messages(error: ValidationError, kind: type[Section]) -> list[tuple[Place, str]]:
     """Every error of pydantic in the user's words."""
     details = error.errors()
     failed = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
@@ -244,11 +282,11 @@ def _messages(error: ValidationError) -> list[tuple[Place, str]]:
             messages += [((*place, *inner), text) for inner, text in cause.problems]
         else:
             place = place[:-1] if place[-1:] == (_KEY,) else place
-            messages.append((place, _message(detail, place)))
+            messages.append((place, _message(detail, place, kind)))
     return messages
 
 
-def _message(detail: ErrorDetails, place: Place) -> str:
+def _message(detail: ErrorDetails, place: Place, section: type[Section]) -> str:
     shown = _shown(detail["input"])
     kind = detail["type"]
     if kind == "too_short" and detail["ctx"]["min_length"] > 1:
@@ -260,7 +298,7 @@ def _message(detail: ErrorDetails, place: Place) -> str:
         return "has no value: write one"
     match kind:
         case "extra_forbidden":
-            return _unknown_key(place)
+            return _unknown_key(place, section)
         case "literal_error":
             return f"{shown} must be {detail['ctx']['expected']}"
         case "value_error":
@@ -276,18 +314,18 @@ def _shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
-def _unknown_key(place: Place) -> str:
-    known = list(_section_at(place[:-1]).model_fields)
+def _unknown_key(place: Place, top: type[Section]) -> str:
+    known = list(_section_at(place[:-1], top).model_fields)
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
     if close:
         return f"unknown key; did you mean {close[0]!r}?"
     return f"unknown key; known here: {', '.join(known)}"
 
 
-def _section_at(place: Place) -> type[Section]:
+def _section_at(place: Place, top: type[Section]) -> type[Section]:
     """The model that the mapping at a place must satisfy."""
-    section: type[Section] = Config
-    annotation: Any = Config  # a type expression: there is no narrower static type for it
+    section = top
+    annotation: Any = top  # a type expression: there is no narrower static type for it
     for step in place:
         if isinstance(annotation, type) and issubclass(annotation, Section):
             annotation = annotation.model_fields[str(step)].annotation
@@ -344,6 +382,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             "models_dir": folder / training.models_dir,
             "auxiliary": tuple(folder / root for root in training.auxiliary),
             "unseen": tuple(folder / root for root in training.unseen),
+            "recipes": {method: folder / file for method, file in training.recipes.items()},
         }
         training = training.model_copy(update=paths)
     update = {

@@ -102,7 +102,8 @@ class ModelKeeper:
             OperationalError: the database is away; nothing was decided.
             StorageError: a person was faster; the next look sees what they did.
         """
-        self._collect(now)
+        if self._collect(now):
+            return  # what the new model leads to comes after it in the diary
         with self._engine.connect() as connection:
             active = models.active(connection, self._config.line)
             candidate = models.candidate(connection, self._config.line)
@@ -123,7 +124,7 @@ class ModelKeeper:
         """First the model that should inspect, then whether it may stay, then the candidate."""
         running = self._slot.version
         status = ModelStatus(version=running)
-        if wanted != running:
+        if wanted != running or self._swap.asked_for is not None:
             self._bring(wanted, now)
             return status.model_copy(update={"wanted": wanted})
         if active is not None:
@@ -170,11 +171,11 @@ class ModelKeeper:
             known = known_of(connection, self._config.line, categories, versions)
         return NextModel(model, known.calibrations, known.learned)
 
-    def _collect(self, now: datetime) -> None:
-        """After a swap: tell everybody, and put the old model away."""
+    def _collect(self, now: datetime) -> bool:
+        """After a swap: tell everybody, and put the old model away. Whether there was one."""
         old = self._swap.collect()
         if old is None:
-            return
+            return False
         version = self._slot.version
         self._health.set_model_version(version)
         said = f"inspecting with {version} from now on, before with {old.version}"
@@ -191,3 +192,4 @@ class ModelKeeper:
             now=now,
             running=version,
         )
+        return True

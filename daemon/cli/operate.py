@@ -141,6 +141,7 @@ def _training_line(training: TrainingConfig | None) -> str:
     return (
         f"every night from {training.window_start:%H:%M} to {training.window_end:%H:%M}, models in "
         f"{training.models_dir}, promotion {training.promote}"
+        + "".join(f", {method} by {file}" for method, file in training.recipes.items())
     )
 
 

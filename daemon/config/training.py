@@ -6,30 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from daemon.config.night_recipes import NightMethod
 from daemon.config.section import LocalTime, Section
-
-
-class NightRecipeConfig(Section):
-    """How a night learns; each method reads what it needs. Defaults as measured (docs/nights.md).
-
-    Attributes:
-        synthetic: Pictures with a drawn defect for each labelled OK picture, outlined by
-            construction; they keep a product's probe able to see what nobody has labelled yet.
-        image_penalty, patch_penalty: linear_probe's, on weights of the image and of the patches.
-        replay_views: Procedural pictures, and as many of each auxiliary set, that a trained method
-            sees again beside the labels.
-        steps: Of each of a trained method's stages.
-        batch_size: Half labels, half replay.
-        learning_rate: As a share of the method's published one.
-    """
-
-    synthetic: Annotated[int, Field(ge=0, le=10)] = 1
-    image_penalty: Annotated[float, Field(gt=0)] = 0.5
-    patch_penalty: Annotated[float, Field(gt=0)] = 0.3
-    replay_views: Annotated[int, Field(ge=0, le=100_000)] = 200
-    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
-    batch_size: Annotated[int, Field(ge=2, le=1024)] = 8
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
 
 
 class TrainingConfig(Section):
@@ -52,7 +30,8 @@ class TrainingConfig(Section):
         threads: CPU threads of training.
         memory_bytes: Most memory that training may have.
         max_latency_ratio: Training pauses while frame-to-verdict is slower than this times before.
-        recipe: How it learns.
+        recipes: Files like those of config/nights/, by method; a method that is not named is
+            trained by the recipe that is there.
     """
 
     models_dir: Path
@@ -70,4 +49,4 @@ class TrainingConfig(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     memory_bytes: Annotated[int, Field(ge=1 << 28)] = 6 << 30
     max_latency_ratio: Annotated[float, Field(ge=1.0)] = 1.5
-    recipe: NightRecipeConfig = NightRecipeConfig()
+    recipes: Annotated[dict[NightMethod, Path], Field(default_factory=dict)]

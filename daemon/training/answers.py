@@ -20,6 +20,7 @@ from daemon.training.snapshot import SnapshotItem
 from daemon.training.unseen import UnseenSet
 from zsad.image_files import load_image
 from zsad.metrics import binary_metrics
+from zsad.predictor import Predictor
 from zsad.tiling import TilingError
 
 BATCH = 8
@@ -94,7 +95,7 @@ def ask(
         versions={name: model.references.version_of(name) for name in categories},
         held_out=held_out,
         unseen=scores,
-        fingerprints=_fingerprints(model, unseen[0], categories),
+        fingerprints=fingerprints(model.predictor, unseen[0], categories),
     )
 
 
@@ -111,16 +112,17 @@ def score_files(
         DataError: a file is damaged.
         ModelError: a frame cannot be scored as configured.
     """
-    found = {}
+    found, least_side = {}, model.least_side(category)
     for file in files:
-        score, anomaly_map = _infer(model, load_image(file), name, category)
+        image = load_image(file, least_side=least_side)
+        score, anomaly_map = _infer(model, image, name, category)
         found[file] = Answer(score=score, peak=float(anomaly_map.max()))
         on_image()
     return found
 
 
 def _answer(model: LoadedModel, item: SnapshotItem, category: CategoryConfig) -> Answer:
-    image = load_image(item.frame)
+    image = load_image(item.frame, least_side=model.least_side(category))
     score, anomaly_map = _infer(model, image, item.category, category)
     outline = None
     if item.verdict is LabelVerdict.NG and item.mask_png is not None:
@@ -157,12 +159,13 @@ def _unseen_scores(model: LoadedModel, found: UnseenSet) -> list[float]:
     return scores
 
 
-def _fingerprints(
-    model: LoadedModel, pictures: UnseenSet, categories: Mapping[str, CategoryConfig]
+def fingerprints(
+    predictor: Predictor, pictures: UnseenSet, categories: Mapping[str, CategoryConfig]
 ) -> dict[str, tuple[float, ...]]:
+    """What a model says of a few pictures under each category's name, without reference banks."""
     images = [pictures.image(number) for number in range(FINGERPRINT_IMAGES)]
     found = {}
     for name, category in categories.items():
-        scores, maps = model.predictor.predict(images, [category.class_name] * len(images))
+        scores, maps = predictor.predict(images, [category.class_name] * len(images))
         found[name] = (*scores, *(float(one.max()) for one in maps), *maps.mean((1, 2)).tolist())
     return found

@@ -5,7 +5,7 @@ labelled product and is otherwise left as it is; docs/methods.md says why.
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from daemon.config.training import NightRecipeConfig
+from daemon.config.night_recipes import (
+    AAClipRecipe,
+    LinearProbeRecipe,
+    NightMethod,
+    NightRecipe,
+    OneStageRecipe,
+    default_recipe,
+)
+from daemon.config_file import read_recipe
 from daemon.errors import ModelError
 from daemon.training.pictures import Picture, draw_picture
 from zsad.backbone import Backbone, BackboneError
@@ -31,7 +39,7 @@ from zsad.config.linear_probe import LinearProbeConfig
 from zsad.corpus import PartViews, RealViews, SurfaceViews, View
 from zsad.datasets.layouts import read_dataset
 from zsad.detector import Detector, TrainableDetector
-from zsad.fine_tune import FineTuneRecipe, Lesson, fine_tune
+from zsad.fine_tune import FineTuneRecipe, Lesson, StageTuning, fine_tune
 from zsad.methods.linear_probe import LinearProbe
 from zsad.probe_fit import Labelled, ProbeRecipe, concatenated, fit_probe
 from zsad.train_method import embed_views
@@ -39,6 +47,7 @@ from zsad.training_run import PART_KEY, SURFACE_KEY
 from zsad.view_store import ViewStore, build_store
 
 BATCH = 10
+Replay = RealViews | SurfaceViews | PartViews
 OnProgress = Callable[[int, int], None]
 """Called with done, total."""
 
@@ -52,6 +61,7 @@ class Training:
         backbone: Its backbone, on `device`.
         pictures: Labelled ones, of the training side of the split.
         auxiliary: Folders of masked images of other products.
+        recipe: Of `recipe_for` the active model.
         work: Folder for what a killed run goes on from.
         identity: Of snapshot and active model.
         device: Where the network runs.
@@ -62,11 +72,29 @@ class Training:
     backbone: Backbone
     pictures: Sequence[Picture]
     auxiliary: Sequence[Path]
-    recipe: NightRecipeConfig
+    recipe: NightRecipe
     work: Path
     identity: str
     device: torch.device
     seed: int = 0
+
+
+def recipe_for(active: Detector, files: Mapping[NightMethod, Path]) -> NightRecipe:
+    """How a night trains, starting from this model.
+
+    Args:
+        files: The line's own recipes.
+
+    Raises:
+        ConfigError: its file cannot be used.
+    """
+    method: NightMethod
+    match active.config.method:
+        case "clip_zero_shot" | "winclip" | "anovl" | "linear_probe":
+            method = "linear_probe"
+        case trained:
+            method = trained
+    return read_recipe(files[method], method) if method in files else default_recipe(method)
 
 
 def train_candidate(
@@ -82,10 +110,12 @@ def train_candidate(
     try:
         active = load_detector(training.active, training.device, backbone=training.backbone)
         candidate: Detector
-        if isinstance(active.detector, TrainableDetector):
-            candidate = _tuned(training, active.detector, on_progress)
-        else:
-            candidate = _probed(training, active.detector, on_progress)
+        match training.recipe:
+            case LinearProbeRecipe() as recipe:
+                candidate = _probed(training, recipe, active.detector, on_progress)
+            case recipe:
+                assert isinstance(active.detector, TrainableDetector), "by its recipe"  # noqa: S101
+                candidate = _tuned(training, recipe, active.detector, on_progress)
         card = new_card(
             candidate,
             data=(*active.card.data, _labels(training)),
@@ -131,7 +161,9 @@ def withdraw(
         raise ModelError(f"no candidate: {error}") from error
 
 
-def _probed(training: Training, active: Detector, on_progress: OnProgress) -> LinearProbe:
+def _probed(
+    training: Training, recipe: LinearProbeRecipe, active: Detector, on_progress: OnProgress
+) -> LinearProbe:
     """The zero-shot detector with a probe for each labelled product, and those it had."""
     products = _taught(training.pictures)
     match active.config:
@@ -148,10 +180,10 @@ def _probed(training: Training, active: Detector, on_progress: OnProgress) -> Li
     if isinstance(active, LinearProbe):
         for product in known:
             candidate.take_probe(active, product)
-    store = _store(training, candidate, on_progress)
-    recipe = ProbeRecipe(training.recipe.image_penalty, training.recipe.patch_penalty)
+    store = _store(training, candidate, (), 0, on_progress)
+    penalties = ProbeRecipe(recipe.image_penalty, recipe.patch_penalty)
     for product in products:
-        fit_probe(candidate, product, _labelled(training, candidate, store, product), recipe)
+        fit_probe(candidate, product, _labelled(training, candidate, store, product), penalties)
     return candidate
 
 
@@ -188,10 +220,14 @@ def _labelled(
 
 
 def _tuned(
-    training: Training, active: TrainableDetector, on_progress: OnProgress
+    training: Training,
+    recipe: AAClipRecipe | OneStageRecipe,
+    active: TrainableDetector,
+    on_progress: OnProgress,
 ) -> TrainableDetector:
     """The active method's own stages, on labels and replay in equal shares."""
-    store = _store(training, active, on_progress)
+    replay = _replay(training, active.input_size)
+    store = _store(training, active, replay, recipe.replay_views, on_progress)
     n = len(training.pictures)
     groups: dict[tuple[str, bool], list[int]] = {}
     for row, picture in enumerate(training.pictures):
@@ -204,11 +240,11 @@ def _tuned(
         replay=np.arange(n, len(store)),
         is_outlined=outlined,
     )
-    recipe = training.recipe
+    stages = [StageTuning(stage.steps, stage.learning_rate) for stage in recipe.stages]
     fine_tune(
         active,
         lesson,
-        FineTuneRecipe(recipe.steps, recipe.batch_size, recipe.learning_rate),
+        FineTuneRecipe(stages, recipe.batch_size),
         training.work,
         seed=training.seed,
         identity=_described(training, active),
@@ -217,12 +253,16 @@ def _tuned(
     return active
 
 
-def _store(training: Training, detector: Detector, on_progress: OnProgress) -> ViewStore:
+def _store(
+    training: Training,
+    detector: Detector,
+    replay: Sequence[Replay],
+    per_source: int,
+    on_progress: OnProgress,
+) -> ViewStore:
     """Labelled pictures first; for a method whose weights all products share, replay behind."""
     side = detector.input_size
     n = len(training.pictures)
-    replay = _replay(training, side) if isinstance(detector, TrainableDetector) else []
-    per_source = training.recipe.replay_views
 
     def draw(index: int) -> View:
         if index < n:
@@ -240,8 +280,8 @@ def _store(training: Training, detector: Detector, on_progress: OnProgress) -> V
     )
 
 
-def _replay(training: Training, side: int) -> list[RealViews | SurfaceViews | PartViews]:
-    sources: list[RealViews | SurfaceViews | PartViews] = [
+def _replay(training: Training, side: int) -> list[Replay]:
+    sources: list[Replay] = [
         RealViews(
             read_dataset(root, "mvtec"), key=key, seed=training.seed, side=side, synthetic=True
         )

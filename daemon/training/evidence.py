@@ -7,14 +7,14 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from daemon.config.categories import CategoryConfig
+from daemon.config.night_recipes import NightRecipe
 from daemon.core import Calibration, LabelVerdict
 from daemon.training.answers import Answer, ModelAnswers
 from daemon.training.gate import Evidence, Judgement, Measured
 from daemon.training.snapshot import Snapshot, SnapshotItem
-from daemon.training.thresholds import Thresholds, rejects
+from daemon.training.thresholds import Thresholds
 from daemon.training.unseen import UnseenSet
 
 
@@ -35,23 +35,16 @@ def evidence_of(
         in_force: The active model's thresholds; a category without is LEARNING and rejects nothing.
         golden: Why the candidate's golden images do not reproduce.
     """
-    problems = thresholds.problems
     sets = []
     for name, frames in _by_category(held_out, active, candidate, categories).items():
         limit = in_force[name].ng_threshold if name in in_force else math.inf
+        made = thresholds.categories[name].calibration
+        new_limit = math.inf if made is None else made.ng_threshold
         sound = [frame for frame in frames if not frame.is_ng]
-        parts: dict[str, set[Path]] = {}
-        for frame in sound:
-            parts.setdefault(frame.item.group_key, set()).add(frame.item.frame)
-        made = thresholds.categories[name]
         measured = replace(
             _of_category(name, frames),
             active_rejects=tuple(frame.before.score >= limit for frame in sound),
-            candidate_rejects=tuple(
-                name not in problems
-                and rejects(made, categories[name], parts[frame.item.group_key], frame.after.score)
-                for frame in sound
-            ),
+            candidate_rejects=tuple(frame.after.score >= new_limit for frame in sound),
         )
         sets.append(measured)
     sets += [
@@ -64,7 +57,7 @@ def evidence_of(
         )
         for found in unseen
     ]
-    return Evidence(sets=tuple(sets), uncalibrated=problems, golden=golden)
+    return Evidence(sets=tuple(sets), uncalibrated=thresholds.problems, golden=golden)
 
 
 def measured_categories(
@@ -104,7 +97,9 @@ def unmeasured(
     )
 
 
-def report_of(judgement: Judgement, snapshot: Snapshot, unmeasured: Sequence[str]) -> str:
+def report_of(
+    judgement: Judgement, snapshot: Snapshot, recipe: NightRecipe, unmeasured: Sequence[str]
+) -> str:
     """What decided, as JSON for `job_run`."""
     return json.dumps(
         {
@@ -114,6 +109,7 @@ def report_of(judgement: Judgement, snapshot: Snapshot, unmeasured: Sequence[str
                 for found in judgement.findings
             ],
             "snapshot": snapshot.id,
+            "recipe": recipe.model_dump(),
             "problems": [*snapshot.problems, *unmeasured],
         }
     )

@@ -17,16 +17,18 @@ import torch
 from sqlalchemy import Engine
 
 from daemon.config.line import Config
+from daemon.config.night_recipes import LinearProbeRecipe, NightRecipe
 from daemon.config.training import TrainingConfig
 from daemon.core import Calibration, LabelVerdict
-from daemon.errors import ModelError, StorageError
+from daemon.errors import ConfigError, ModelError, StorageError
 from daemon.inspection.loaded_model import LoadedModel
 from daemon.model import open_model, use_precision
 from daemon.storage import job_runs, models, repository
 from daemon.storage.database import write_transaction
 from daemon.storage.job_runs import JobState
-from daemon.training.answers import ModelAnswers, ask
-from daemon.training.candidate import Training, train_candidate, withdraw
+from daemon.training.answers import ModelAnswers, ask, fingerprints
+from daemon.training.banks import make_bank, take_over_banks
+from daemon.training.candidate import Training, recipe_for, train_candidate, withdraw
 from daemon.training.evidence import (
     evidence_of,
     measured_categories,
@@ -41,12 +43,18 @@ from daemon.training.night_work import is_whole, keep, read_kept, start_clean, w
 from daemon.training.pictures import learnable_products, pictures_of
 from daemon.training.snapshot import Snapshot, SnapshotItem, good_images, take_snapshot
 from daemon.training.stored_model import store_of
-from daemon.training.thresholds import Thresholds, calibrate_candidate, same_scores
+from daemon.training.thresholds import (
+    Thresholds,
+    calibrate_candidate,
+    good_sample,
+    same_scores,
+)
 from daemon.training.unseen import UnseenSet, unseen_sets
 from zsad.backbone import Backbone
 from zsad.image_files import DataError, load_image
 from zsad.methods.linear_probe import LinearProbe
 from zsad.predictor import Predictor
+from zsad.reference_bank import BankError
 from zsad.tiling import TilingError
 from zsad.train import TrainingError
 
@@ -66,6 +74,9 @@ STEPS = (
 UNSEEN_NAME = ".unseen"
 GOLDEN_IMAGES = 4
 """Of each category and label, at most."""
+
+_EXPECTED = (ConfigError, ModelError, StorageError, DataError, TilingError, TrainingError)
+"""What files, models and pictures may have wrong with them; a recipe among them."""
 
 OnStep = Callable[[str, int, int], None]
 """Called with step, done, total; may take its time (a pause) or raise (the end of the window)."""
@@ -113,7 +124,7 @@ class Night:
             outcome = self._run()
         except _NothingToDoError as reason:
             outcome = Outcome(JobState.NOTHING, str(reason))
-        except (ModelError, StorageError, DataError, TilingError, TrainingError) as error:
+        except _EXPECTED as error:
             outcome = Outcome(JobState.FAILED, str(error))
         except (MemoryError, RuntimeError) as error:  # torch's class for out of memory
             logger.exception("night failed")
@@ -134,13 +145,16 @@ class Night:
         active = self._active()
         predictor = open_model(active, self._config.model.device)
         use_precision(predictor, self._config.model.precision)  # the candidate shares its backbone
-        work = self._work_folder(snapshot, predictor.version)
+        recipe = recipe_for(predictor.detector, self._training.recipes)
+        work = self._work_folder(snapshot, predictor.version, recipe)
         backbone, side = predictor.detector.backbone, predictor.detector.input_size
-        folder = self._train(snapshot, active, backbone, side, work)
+        folder = self._train(snapshot, active, backbone, side, recipe, work)
         candidate = open_model(folder, self._config.model.device, backbone=backbone)
-        sets = self._unseen(side)
+        sets = self._unseen(side, is_shared=not isinstance(recipe, LinearProbeRecipe))
         of_active = self._answers(predictor, work / "active.json", snapshot, sets, STEPS[2])
-        of_candidate = self._answers(candidate, work / "candidate.json", snapshot, sets, STEPS[3])
+        of_candidate = self._answers(
+            candidate, work / "candidate.json", snapshot, sets, STEPS[3], of_active
+        )
         losers = losses(
             measured_categories(
                 _held_out(snapshot, self._config), of_active, of_candidate, self._categories
@@ -151,7 +165,7 @@ class Night:
             folder = self._without(losers, candidate, predictor, work / "reduced")
             candidate = open_model(folder, self._config.model.device, backbone=backbone)
             file = work / "reduced.json"
-            of_candidate = self._answers(candidate, file, snapshot, sets, STEPS[4])
+            of_candidate = self._answers(candidate, file, snapshot, sets, STEPS[4], of_active)
         else:
             losers = {}
         thresholds = self._thresholds(candidate, of_active, of_candidate, work)
@@ -173,8 +187,9 @@ class Night:
         remarks = [
             *unmeasured(evidence, categories, alike),
             *(f"{name} stays as it was, for {text}" for name, text in losers.items()),
+            *self._only_drawn(recipe),
         ]
-        report = report_of(judgement, snapshot, remarks)
+        report = report_of(judgement, snapshot, recipe, remarks)
         self._tell("propose")
         return self._end.propose(candidate, folder, judgement, thresholds, report)
 
@@ -210,14 +225,19 @@ class Night:
         return self._store.base if active is None else self._store.path_of(active.version)
 
     def _train(
-        self, snapshot: Snapshot, active: Path, backbone: Backbone, side: int, work: Path
+        self,
+        snapshot: Snapshot,
+        active: Path,
+        backbone: Backbone,
+        side: int,
+        recipe: NightRecipe,
+        work: Path,
     ) -> Path:
         """The candidate's folder."""
         out = work / "model"
         if is_whole(out):
             return out
         self._tell("train")
-        recipe = self._training.recipe
         pictures = pictures_of(_learnt(snapshot), self._categories, side, recipe.synthetic)
         training = Training(
             active=active,
@@ -234,18 +254,29 @@ class Night:
         shutil.rmtree(training.work, ignore_errors=True)
         return out
 
-    def _unseen(self, side: int) -> list[UnseenSet]:
+    def _unseen(self, side: int, *, is_shared: bool) -> list[UnseenSet]:
         cache = self._training.models_dir / UNSEEN_NAME
-        return unseen_sets(self._training.unseen, cache, side, self._counter(STEPS[2]))
+        progress = self._counter(STEPS[2])
+        return unseen_sets(self._training.unseen, cache, side, progress, is_shared=is_shared)
 
     def _answers(
-        self, predictor: Predictor, file: Path, snapshot: Snapshot, sets: list[UnseenSet], step: str
+        self,
+        predictor: Predictor,
+        file: Path,
+        snapshot: Snapshot,
+        sets: list[UnseenSet],
+        step: str,
+        active: ModelAnswers | None = None,
     ) -> ModelAnswers:
-        """What a model says; asked once."""
+        """What a model says; asked once. A candidate, beside `active`, gets its banks first."""
         if (kept := read_kept(file, ModelAnswers)) is not None:
             return kept
         self._tell(step)
+        if active is not None:
+            self._take_over_banks(predictor, active, sets[0])
         with self._loaded(predictor) as model:
+            if active is not None:
+                self._make_banks(model)
             items = _held_out(snapshot, self._config)
             found = ask(model, items, sets, self._categories, self._counter(step))
         keep(file, found)
@@ -280,15 +311,11 @@ class Night:
         if (kept := read_kept(file, Thresholds)) is not None:
             return kept
         self._tell("thresholds")
-        line, categories = self._config.line, self._categories
+        categories = self._categories
         in_force = self._in_force(active)
         alike = same_scores(active, candidate, categories)
         unchanged = {name: made for name, made in in_force.items() if name in alike}
-        good = {
-            name: good_images(self._engine, line, name, self._frames_dir)
-            for name in categories
-            if name not in unchanged
-        }
+        good = {name: self._good(name) for name in categories if name not in unchanged}
         with self._loaded(predictor) as model:
             made = calibrate_candidate(
                 model, categories, good, unchanged, self._now(), self._counter("thresholds")
@@ -315,6 +342,41 @@ class Night:
         return None
 
     # -- parts ---------------------------------------------------------------------------------
+
+    def _only_drawn(self, recipe: NightRecipe) -> list[str]:
+        """That nothing but procedural pictures stood for products that nobody labelled."""
+        if isinstance(recipe, LinearProbeRecipe) or self._training.unseen:
+            return []
+        return [
+            f"{recipe.method} changes the scores of all products, and only procedural pictures "
+            "stood for those without labels: name image sets of some under training.unseen"
+        ]
+
+    def _good(self, category: str) -> list[Path]:
+        """Images for thresholds and banks."""
+        line = self._config.line
+        return good_sample(good_images(self._engine, line, category, self._frames_dir))
+
+    def _take_over_banks(
+        self, candidate: Predictor, active: ModelAnswers, pictures: UnseenSet
+    ) -> None:
+        """Those of categories that the candidate scores as the active model does."""
+        folder = self._config.model.references_dir
+        if folder is None:
+            return
+        with_bank = {name: each for name, each in self._categories.items() if each.references}
+        found = fingerprints(candidate, pictures, with_bank)
+        alike = {name for name in with_bank if found[name] == active.fingerprints[name]}
+        take_over_banks(
+            folder, with_bank, alike, active.version, candidate.version, candidate.device
+        )
+
+    def _make_banks(self, model: LoadedModel) -> None:
+        """The others. One that cannot be made is told with the thresholds, which it also needs."""
+        for name, category in self._categories.items():
+            if category.references and model.references.bank_of(name) is None:
+                with contextlib.suppress(BankError, TilingError):
+                    make_bank(model, name, category, self._good(name))
 
     def _tell(self, step: str) -> None:
         logger.info("night step", extra={"step": step})
@@ -346,7 +408,7 @@ class Night:
                 if (made.category, made.recipe) == (name, self._categories[name].recipe)
             }
 
-    def _work_folder(self, snapshot: Snapshot, active_version: str) -> Path:
+    def _work_folder(self, snapshot: Snapshot, active_version: str, recipe: NightRecipe) -> Path:
         """The folder of this very night."""
         identity = {
             "snapshot": snapshot.sha256,
@@ -356,9 +418,8 @@ class Night:
                 name: category.model_dump(mode="json")
                 for name, category in self._categories.items()
             },
-            "training": self._training.model_dump(
-                mode="json", include={"recipe", "auxiliary", "unseen"}
-            ),
+            "recipe": recipe.model_dump(),
+            "training": self._training.model_dump(mode="json", include={"auxiliary", "unseen"}),
         }
         return work_folder(self._training.models_dir, identity)
 

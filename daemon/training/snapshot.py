@@ -110,24 +110,16 @@ def open_snapshot(engine: Engine, snapshot_id: int, frames_dir: Path) -> Snapsho
 
 
 def good_images(engine: Engine, line: str, category: str, frames_dir: Path) -> list[Path]:
-    """Images of OK parts to calibrate a model with, which it has not learnt from.
+    """Images of OK parts to calibrate a model with: nothing that it has learnt from.
 
-    Those of the last `zsad calibrate`, LEARNING frames that made thresholds, and frames labelled
-    OK that are held out. Files that are gone or changed are left out.
+    Those of the last `zsad calibrate`, and LEARNING frames that made thresholds. Labelled frames
+    are not among them: a threshold that a held-out frame has made says nothing of that frame.
+    Files that are gone or changed are left out.
     """
     with engine.connect() as connection:
-        sides = snapshots.split_sides(connection, line)
-        held_out = [
-            frame.file
-            for frame in snapshots.labelled_frames(connection, line)
-            if frame.file is not None
-            and (frame.category, frame.verdict) == (category, LabelVerdict.OK)
-            and sides.get((category, _key(frame)), False)
-        ]
         kept = [
             *frame_files.calibration_images(connection, line, category),
             *frame_files.threshold_frames(connection, line, category),
-            *held_out,
         ]
     by_content = {file.sha256: file.path for file in kept}
     return [

@@ -1,10 +1,10 @@
 """Thresholds of a candidate, before it may score a live frame.
 
-From good images that it has not learnt from; with a reference bank some of them make the bank
-first. Where it scores a category exactly as the active model does, thresholds in force stay.
+From good images that it has not learnt from, and that no gate measures on. Where it scores a
+category exactly as the active model does, thresholds in force stay.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from daemon.config.categories import CategoryConfig
 from daemon.core import Calibration
 from daemon.inspection.calibration import MIN_FRAMES, calibrate
-from daemon.inspection.loaded_model import LoadedModel, views_of
+from daemon.inspection.loaded_model import LoadedModel
 from daemon.training.answers import ModelAnswers, score_files
-from zsad.image_files import load_image
+from daemon.training.banks import for_thresholds, make_bank
 from zsad.reference_bank import BankError
 from zsad.tiling import TilingError
 
@@ -31,13 +31,11 @@ class CategoryThresholds(BaseModel):
     Attributes:
         calibration: None where there can be none.
         problem: Why there is none.
-        scores: Of the images that made it, by file.
     """
 
     model_config = ConfigDict(frozen=True)
     calibration: Calibration | None = None
     problem: str | None = None
-    scores: dict[Path, float] = {}
 
 
 class Thresholds(BaseModel):
@@ -63,7 +61,7 @@ def calibrate_candidate(
     """Thresholds of every category, or why there are none.
 
     Args:
-        good: Images of OK parts by category, never learnt from.
+        good: Images of OK parts by category, as of `good_sample`.
         unchanged: Calibrations in force of categories that the candidate scores as they are.
 
     Raises:
@@ -71,8 +69,7 @@ def calibrate_candidate(
         ModelError: an image cannot be scored as configured.
         OSError: a reference bank cannot be written.
     """
-    chosen = {name: _spread(good.get(name, ())) for name in categories}
-    total = sum(len(files) for name, files in chosen.items() if name not in unchanged)
+    total = sum(len(files) for name, files in good.items() if name not in unchanged)
     done = 0
 
     def count() -> None:
@@ -85,45 +82,24 @@ def calibrate_candidate(
         if name in unchanged:
             made[name] = _taken_over(model, unchanged[name], now)
         else:
-            made[name] = _calibrated(model, name, category, chosen[name], now, count)
+            files = good.get(name, ())
+            made[name] = _calibrated(model, name, category, files, now, count)
     return Thresholds(categories=made)
 
 
 def same_scores(
     active: ModelAnswers, candidate: ModelAnswers, categories: Mapping[str, CategoryConfig]
 ) -> set[str]:
-    """Categories that both models score alike; one with a reference bank is never among them."""
+    """Categories that both models score alike; their reference banks are then the same too."""
     return {
-        name
-        for name, category in categories.items()
-        if not category.references and active.fingerprints[name] == candidate.fingerprints[name]
+        name for name in categories if active.fingerprints[name] == candidate.fingerprints[name]
     }
 
 
-def rejects(
-    made: CategoryThresholds, category: CategoryConfig, part: Collection[Path], score: float
-) -> bool:
-    """Whether the candidate calls a sound frame NG, by thresholds that its like did not make.
-
-    Args:
-        part: The held-out frames of its part, lot or hour, itself included: they are much alike,
-            and some of them may have made thresholds.
-    """
-    calibration = made.calibration
-    assert calibration is not None, "asked of categories with thresholds"  # noqa: S101
-    others = [value for path, value in made.scores.items() if path not in part]
-    if len(others) == len(made.scores) or len(others) < MIN_FRAMES:
-        return score >= calibration.ng_threshold
-    without = calibrate(
-        category=calibration.category,
-        policy=category,
-        model_version=calibration.model_version,
-        scores=others,
-        map_peaks=others,  # only the score's threshold is asked for
-        source="",
-        now=calibration.created_utc,
-    )
-    return score >= without.ng_threshold
+def good_sample(files: Sequence[Path]) -> list[Path]:
+    """MOST_IMAGES at most, evenly spread."""
+    n = min(MOST_IMAGES, len(files))
+    return [files[i * len(files) // n] for i in range(n)]
 
 
 def _calibrated(
@@ -134,23 +110,14 @@ def _calibrated(
     now: datetime,
     on_image: Callable[[], None],
 ) -> CategoryThresholds:
-    wanted = category.references + MIN_FRAMES
-    if len(files) < wanted:
+    rest = for_thresholds(category, files)
+    if len(rest) < MIN_FRAMES:
         return CategoryThresholds(
-            problem=f"{len(files)} images of good parts, {wanted} are needed: label OK frames, or "
-            f"run `zsad calibrate --category {name}` with images"
+            problem=f"{len(files)} images of good parts, {category.references + MIN_FRAMES} are "
+            f"needed: run `zsad calibrate --category {name}` with images, or let it learn"
         )
-    bank_files = {files[i * len(files) // category.references] for i in range(category.references)}
     try:
-        if bank_files:
-            views = (
-                views_of(category, load_image(file), model.predictor)
-                for file in files
-                if file in bank_files
-            )
-            model.references.learn(name, views)
-            model.references.keep(name)
-        rest = [file for file in files if file not in bank_files]
+        make_bank(model, name, category, files)
         answers = score_files(model, rest, name, category, on_image)
         calibration = calibrate(
             category=name,
@@ -163,8 +130,7 @@ def _calibrated(
         )
     except (BankError, TilingError, ValueError) as error:
         return CategoryThresholds(problem=str(error))
-    scores = {file: answer.score for file, answer in answers.items()}
-    return CategoryThresholds(calibration=calibration, scores=scores)
+    return CategoryThresholds(calibration=calibration)
 
 
 def _taken_over(model: LoadedModel, in_force: Calibration, now: datetime) -> CategoryThresholds:
@@ -172,8 +138,3 @@ def _taken_over(model: LoadedModel, in_force: Calibration, now: datetime) -> Cat
     version = model.references.version_of(in_force.category)
     made = replace(in_force, model_version=version, source=source, created_utc=now)
     return CategoryThresholds(calibration=made)
-
-
-def _spread(files: Sequence[Path]) -> list[Path]:
-    n = min(MOST_IMAGES, len(files))
-    return [files[i * len(files) // n] for i in range(n)]

@@ -20,7 +20,10 @@ from zsad.image_files import load_image
 from zsad.view_store import ViewStore, build_store
 
 PROCEDURAL = 60
-"""Pictures of each procedural kind."""
+"""Pictures of each procedural kind, for a candidate that is to leave other products as they are."""
+PROCEDURAL_SHARED = 240
+"""Where all products share its weights: so many that a harmless change can be seen to be harmless.
+With 60, a limit lay 0.023 below its mean."""
 MOST_IMAGES = 100
 """Of each category of a configured set, evenly spread."""
 _SEED, _SURFACE_KEY, _PART_KEY = 7, 2_000_011, 2_000_012
@@ -42,9 +45,17 @@ class UnseenSet:
 
 
 def unseen_sets(
-    roots: Sequence[Path], cache: Path, side: int, on_progress: Callable[[int, int], None]
+    roots: Sequence[Path],
+    cache: Path,
+    side: int,
+    on_progress: Callable[[int, int], None],
+    *,
+    is_shared: bool,
 ) -> list[UnseenSet]:
     """All of them; procedural pictures are kept in `cache`, for they are the same every night.
+
+    Args:
+        is_shared: Whether the candidate's new weights are all products'.
 
     Raises:
         DataError: a configured folder has nothing usable.
@@ -57,7 +68,7 @@ def unseen_sets(
         store = build_store(
             cache / name.replace(" ", "-"),
             views,
-            PROCEDURAL,
+            PROCEDURAL_SHARED if is_shared else PROCEDURAL,
             _nothing,
             identity=f"{name} {_SEED} {side}",
             on_view=on_progress,

@@ -1,12 +1,14 @@
-"""What one night gains: labels of a weak product in, I-AUROC on fresh frames before and after.
+"""What one night gains: labels of a weak product in, AUROC on fresh frames before and after.
 
     python tests/benchmarks/nightly_gain.py --product TREE/CATEGORY --unseen TREE ... --seeds 0 1 2
 
 TREE is an MVTec tree. Each seed draws 16 + 16 frames to label (masks on half of the NG ones where
-the tree has any), 30 good ones to calibrate with and up to 75 + 75 fresh ones, runs one night on
-a line of its own, and scores the fresh frames and the unseen trees with the models before and
-after it, which are the same where the gate refused.
-`--shuffled` gives the labels to the wrong frames: the gate must keep the candidate out.
+the tree has any), 30 good ones to calibrate with and up to 75 + 75 fresh ones, runs one night on a
+line of its own, and measures the fresh frames and the unseen trees, other products, with the models
+before and after it, which are the same where the gate refused. P-AUROC is NaN without masks. With
+`--checkpoint`, of `zsad train`, that model learns in place of the embedded one, and sees the trees
+of `--auxiliary` again. `--shuffled` gives the labels to the wrong frames: the gate must keep the
+candidate out.
 """
 
 import argparse
@@ -27,13 +29,12 @@ from night_line import NightLine, Shown
 
 from daemon.model import open_model
 from daemon.storage.job_runs import JobState
-from daemon.training.gate import auroc
 from daemon.training.job import run_job
 from daemon.training.model_store import ModelStore
 from daemon.training.night_end import Outcome
 from zsad.data import Sample, limit_per_category
 from zsad.datasets.layouts import read_dataset
-from zsad.image_files import load_image
+from zsad.evaluate import evaluate
 from zsad.predictor import Predictor
 
 LABELS, GOOD, FRESH = 16, 30, 75
@@ -47,7 +48,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shuffled", action="store_true")
     parser.add_argument("--labels", type=int, default=LABELS)
-    parser.add_argument("--synthetic", type=int, default=1)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--auxiliary", type=Path, nargs="*", default=[])
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = [_one_seed(args, seed) for seed in args.seeds]
@@ -58,7 +60,7 @@ def main() -> None:
 
 def _one_seed(args: argparse.Namespace, seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
-    sound, defective = _samples(args.product, rng)
+    sound, defective = samples_of(args.product, rng)
     n = args.labels
     shown = [Shown(s.image_path, False) for s in sound[:n]]
     shown += [
@@ -73,7 +75,8 @@ def _one_seed(args: argparse.Namespace, seed: int) -> dict[str, float]:
         line = NightLine(
             Path(folder),
             {"product": noun},
-            recipe={"synthetic": args.synthetic},
+            checkpoint=args.checkpoint,
+            auxiliary=[str(root) for root in args.auxiliary],
             min_new_labels=8,
         )
         line.label("product", shown)
@@ -85,9 +88,9 @@ def _one_seed(args: argparse.Namespace, seed: int) -> dict[str, float]:
         for finding in json.loads(outcome.report_json or '{"findings": []}')["findings"]:
             print(f"  {finding['text']}", flush=True)
         found = {"proposed": float(outcome.state is JobState.PROPOSED)}
-        old = new = open_model(None, "cpu")
+        old = new = open_model(args.checkpoint, "cpu")
         if outcome.state is JobState.PROPOSED:
-            store = ModelStore(line.models_dir, None)
+            store = ModelStore(line.models_dir, args.checkpoint)
             new = open_model(store.path_of(str(outcome.candidate)), "cpu")
         fresh = [*sound[n + GOOD :][:FRESH], *defective[n:][:FRESH]]
         sets = {"fresh frames": fresh} | {
@@ -95,15 +98,17 @@ def _one_seed(args: argparse.Namespace, seed: int) -> dict[str, float]:
             for root in args.unseen
         }
         for name, samples in sets.items():
-            before = found[f"{name} before"] = _auroc(old, samples)
-            found[f"{name} after"] = before if new is old else _auroc(new, samples)
+            before = measured(old, samples)
+            after = before if new is old else measured(new, samples)
+            for metric, value, other in zip(("I-AUROC", "P-AUROC"), before, after, strict=True):
+                found |= {f"{name} {metric} before": value, f"{name} {metric} after": other}
         line.close()
     print(f"seed {seed}: { ({name: round(100 * v, 1) for name, v in found.items()}) }", flush=True)
     return found
 
 
-def _samples(product: Path, rng: np.random.Generator) -> tuple[list[Sample], list[Sample]]:
-    """Sound and defective images, shuffled."""
+def samples_of(product: Path, rng: np.random.Generator) -> tuple[list[Sample], list[Sample]]:
+    """A category's sound and defective images, shuffled."""
     found = [s for s in read_dataset(product.parent, "mvtec") if s.category == product.name]
     found = [found[i] for i in rng.permutation(len(found))]
     return [s for s in found if not s.is_anomalous], [s for s in found if s.is_anomalous]
@@ -122,13 +127,10 @@ def _night(line: NightLine) -> Outcome:
     )
 
 
-def _auroc(predictor: Predictor, samples: list[Sample]) -> float:
-    scores: dict[bool, list[float]] = {False: [], True: []}
-    for sample in samples:
-        image = load_image(sample.image_path)
-        (score,), _ = predictor.predict([image], [sample.class_name])
-        scores[sample.is_anomalous].append(score)
-    return auroc(scores[False], scores[True])
+def measured(predictor: Predictor, samples: list[Sample]) -> tuple[float, float]:
+    """I-AUROC and P-AUROC, means over categories."""
+    mean = evaluate(predictor, samples, batch_size=8, warn=lambda _: None).mean()
+    return mean["image_AUROC"], mean["pixel_AUROC"]
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class NightLine:
         categories: Mapping[str, object] | None = None,
         database: Path | None = None,
         checkpoint: Path | None = None,
+        recipes: Mapping[str, Mapping[str, object]] | None = None,
         **training: object,
     ) -> None:
         """Of `class_names`, product -> noun.
@@ -61,6 +62,7 @@ class NightLine:
             categories: Keys that all categories have.
             database: A migrated one to begin with.
             checkpoint: Of the configured model; None is the embedded one.
+            recipes: By method; each becomes a file that the configuration names.
         """
         self.root = root
         self.frames_dir = root / "frames"
@@ -78,10 +80,20 @@ class NightLine:
             },
             "storage": {"url": "sqlite:///zsad.db"},
             "shifts": [{"name": "all", "start": "06:00"}],
-            "model": {"device": "cpu", **({"checkpoint": str(checkpoint)} if checkpoint else {})},
+            "model": {
+                "device": "cpu",
+                "references_dir": str(root / "references"),
+                **({"checkpoint": str(checkpoint)} if checkpoint else {}),
+            },
             "frames": {"dir": str(self.frames_dir)},
-            "training": {"models_dir": str(self.models_dir), **training},
+            "training": {
+                "models_dir": str(self.models_dir),
+                "recipes": {method: f"nights/{method}.yaml" for method in recipes or {}},
+                **training,
+            },
         }
+        for method, recipe in (recipes or {}).items():
+            self.write_recipe(method, recipe)
         self.file = root / "daemon.yaml"
         self.file.write_text(yaml.safe_dump(facts), encoding="utf-8")
         self.config: Config = read_config(self.file).config
@@ -107,6 +119,12 @@ class NightLine:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def write_recipe(self, method: str, recipe: Mapping[str, object]) -> None:
+        """The file that the configuration names for this method."""
+        file = self.root / "nights" / f"{method}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(yaml.safe_dump(dict(recipe)), encoding="utf-8")
 
     def label(self, category: str, shown: Sequence[Shown]) -> list[int]:
         """Store frames of parts of their own, each labelled; the ids of their inspections."""
@@ -209,25 +227,29 @@ def grain_line(
     database: Path,
     checkpoint: Path,
     others: Mapping[str, str] | None = None,
+    categories: Mapping[str, object] | None = None,
     **training: object,
 ) -> NightLine:
-    """12 + 12 labelled frames of a product that plain scoring cannot judge, and 12 good ones.
+    """12 + 12 labelled frames of a product that plain scoring cannot judge, and 24 good ones.
 
     Args:
         others: More products, with their nouns.
+        categories: Keys that all categories have.
     """
-    recipe = {"synthetic": 0, "replay_views": 4, "steps": 3, "batch_size": 4}
+    few = {"synthetic": 0, "replay_views": 4, "steps": 3, "batch_size": 4}
     made = NightLine(
         folder / "line",
         {"grain": "grain", **(others or {})},
         database=database,
         checkpoint=checkpoint,
-        recipe=recipe,
+        recipes={"linear_probe": {"synthetic": 0}, "coop": few},
+        categories=categories,
         **training,
     )
-    ok, ng = (draw(folder / "pictures", 24, is_ng=kind, seed=1) for kind in (False, True))
+    ok = draw(folder / "pictures", 36, is_ng=False, seed=1)
+    ng = draw(folder / "pictures", 12, is_ng=True, seed=1)
     made.label("grain", [Shown(file, False) for file in ok[:12]])
-    made.label("grain", [Shown(file, True) for file in ng[:12]])
+    made.label("grain", [Shown(file, True) for file in ng])
     made.keep_good("grain", ok[12:])
     return made
 

@@ -1,22 +1,23 @@
 """What the gate looks at, from what both models said."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from daemon.config.categories import CategoryConfig
+from daemon.config.night_recipes import default_recipe
 from daemon.core import Calibration, LabelVerdict
 from daemon.training.answers import Answer, ModelAnswers
 from daemon.training.evidence import evidence_of, report_of, unmeasured
 from daemon.training.gate import judge
 from daemon.training.snapshot import Snapshot, SnapshotItem
-from daemon.training.thresholds import CategoryThresholds, Thresholds, rejects, same_scores
+from daemon.training.thresholds import CategoryThresholds, Thresholds, same_scores
 from daemon.training.unseen import UnseenSet
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 FABRIC = CategoryConfig(class_name="woven fabric")
 CATEGORIES = {"fabric": FABRIC, "twill": FABRIC}
+RECIPE = default_recipe("coop")
 VERDICTS = [LabelVerdict.OK] * 3 + [LabelVerdict.NG] * 3
 
 
@@ -94,29 +95,7 @@ def test_a_category_that_changes_unmeasured_is_told() -> None:
     (sentence,) = unmeasured(evidence, CATEGORIES, set())
     assert sentence.startswith("twill: ")
     snapshot = Snapshot(1, "L1", NOW, "0" * 64, (), ("a side without NG",))
-    report = json.loads(report_of(judge(evidence, margin=0.02), snapshot, [sentence]))
+    report = json.loads(report_of(judge(evidence, margin=0.02), snapshot, RECIPE, [sentence]))
     assert report["problems"] == ["a side without NG", sentence]
+    assert report["recipe"] == RECIPE.model_dump()
     assert "no thresholds for the candidate: too few images" in report["findings"][0]["text"]
-
-
-def test_a_sound_frame_is_not_judged_by_thresholds_that_its_part_made() -> None:
-    one, other = Path("/frames/odd.jpg"), Path("/frames/as-odd.jpg")
-    scores = {Path(f"/frames/{n}.jpg"): 0.1 + n / 1000 for n in range(20)} | {one: 0.9, other: 0.9}
-    made = CategoryThresholds(calibration=calibration("fabric", 0.91), scores=scores)
-
-    assert rejects(made, FABRIC, {one, other}, 0.9)  # without them the threshold is about 0.12
-    assert not rejects(made, FABRIC, {Path("/frames/unknown.jpg")}, 0.9)
-
-
-def test_frames_of_one_lot_are_left_out_together() -> None:
-    lot = [replace(item, group_key="lot:A") for item in items()]
-    odd = {0: 0.8, 1: 0.8, 2: 0.1}
-    candidate = answers([odd.get(n, 0.9) for n in range(6)], 0.2)
-    scores = {Path(f"/good/{n}.jpg"): 0.1 + n / 1000 for n in range(20)}
-    scores |= {item.frame: odd[item.inspection_id] for item in lot[:3]}
-    made = CategoryThresholds(calibration=calibration("fabric", 0.81), scores=scores)
-    thresholds = Thresholds(categories={"fabric": made, "twill": made})
-
-    fabric, _ = evidence_of(lot, [UNSEEN], ACTIVE, candidate, {}, thresholds, CATEGORIES, None).sets
-
-    assert fabric.candidate_rejects == (True, True, False)

@@ -15,10 +15,12 @@ from night_line import LINE, NightLine, Shown, fill_up, grain_line, model_of, tw
 from night_pictures import draw
 from safetensors.torch import load_file, save
 
+from daemon.core import base_version, with_references
 from daemon.storage import job_runs, models, repository
 from daemon.storage.database import write_transaction
 from daemon.storage.job_runs import JobRun, JobState
 from daemon.training import unseen
+from daemon.training.answers import ModelAnswers
 from daemon.training.job import StoppedError, run_job
 from daemon.training.model_store import ModelStore
 from daemon.training.night import STEPS
@@ -153,6 +155,40 @@ def test_a_damaged_candidate_is_trained_again(line: NightLine) -> None:
     assert weights.read_bytes() == whole
 
 
+def test_a_night_begins_anew_where_its_recipe_was_changed(line: NightLine) -> None:
+    begun = []
+    for method, recipe in (
+        ("linear_probe", {"synthetic": 0}),
+        ("linear_probe", {"synthetic": 0, "image_penalty": 5}),
+        ("coop", {"steps": 9}),  # of a method that this line does not train
+    ):
+        line.write_recipe(method, recipe)
+        with pytest.raises(Killed):
+            night(line, show=killed_at("train"))
+        begun.append(work_of(line).name)
+
+    assert begun[0] != begun[1]
+    assert begun[1] == begun[2]
+
+
+def test_a_candidate_is_asked_with_the_reference_bank_that_it_would_inspect_with(
+    tmp_path: Path, migrated_file: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unseen, "PROCEDURAL", 4)
+    torch.set_num_threads(1)
+    line = grain_line(tmp_path, migrated_file, small_model, categories={"references": 4})
+
+    with pytest.raises(Killed):
+        night(line, show=killed_at("thresholds"))
+
+    kept = (work_of(line) / "candidate.json").read_bytes()
+    version = ModelAnswers.model_validate_json(kept).versions["grain"]
+    (bank,) = (line.root / "references").iterdir()
+    assert base_version(version) in bank.name
+    assert version != with_references(base_version(version), None)
+    line.close()
+
+
 def _plant_nan(model: Path) -> None:
     """Weights with a NaN, under a hash that fits them."""
     import hashlib
@@ -259,7 +295,7 @@ def test_a_product_that_would_get_worse_stays_as_it_was_while_another_gets_bette
 def test_a_model_that_can_be_trained_goes_on_with_its_own_method(
     tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unseen, "PROCEDURAL", 4)
+    monkeypatch.setattr(unseen, "PROCEDURAL_SHARED", 4)
     torch.set_num_threads(1)
     checkpoint = model_of(CoOpConfig(context_tokens=2), tmp_path / "coop")
     line = grain_line(tmp_path, migrated_file, checkpoint)
@@ -269,6 +305,9 @@ def test_a_model_that_can_be_trained_goes_on_with_its_own_method(
     assert outcome.state in (JobState.PROPOSED, JobState.REFUSED), outcome
     assert str(outcome.candidate).startswith("coop-")
     assert outcome.candidate != ModelStore(line.models_dir, checkpoint).base_version()
+    report = json.loads(str(outcome.report_json))
+    assert (report["recipe"]["method"], report["recipe"]["steps"]) == ("coop", 3)
+    assert any("only procedural pictures" in problem for problem in report["problems"])
     line.close()
 
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(400)]
 
 ROWS = "SELECT count(*) FROM inspection WHERE epoch <> 1"
 """Inspections of live frames; labelled ones have epoch 1."""
-MODEL_EVENTS = "SELECT kind, severity FROM event WHERE kind LIKE 'model%' ORDER BY kind"
+MODEL_EVENTS = "SELECT kind, severity FROM event WHERE kind LIKE 'model%' ORDER BY at_utc, id"
 
 
 @pytest.fixture
@@ -104,10 +104,10 @@ def test_a_candidate_that_passes_the_gate_and_doubles_the_ng_rate_is_taken_back_
 
     assert line.stop() == 0
     assert line.query(MODEL_EVENTS) == [
-        ("model_promoted", "info"),
         ("model_proposed", "info"),
-        ("model_rolled_back", "alarm"),
+        ("model_promoted", "info"),
         ("model_swapped", "info"),
+        ("model_rolled_back", "alarm"),
         ("model_swapped", "info"),
     ]
     assert status is not None

@@ -38,6 +38,7 @@ def line(tmp_path: Path, made: Path, line_engine: Engine) -> Iterator[NightLine]
             now=line.now,
         )
     line.look_until(lambda: line.slot.version == line.a, "the swap")
+    line.look()  # notes it
     yield line
     line.close()
 

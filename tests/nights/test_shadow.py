@@ -153,6 +153,7 @@ def test_a_candidate_compared_with_a_model_that_is_gone_is_rejected(
             now=line.now,
         )
     line.look_until(lambda: line.slot.version == b, "the swap")
+    line.look()  # notes it
     line.look()
 
     with line.engine.connect() as connection:

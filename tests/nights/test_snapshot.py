@@ -156,7 +156,7 @@ def test_another_line_sees_nothing_of_it(
 
 
 @BOTH
-def test_good_images_are_good_and_not_learnt_from(
+def test_good_images_are_good_and_neither_learnt_from_nor_measured_on(
     line_engine: Engine, frames_dir: Path, now: datetime, store: Store, say: Say
 ) -> None:
     learning = {"verdict": Verdict.LEARNING}
@@ -171,12 +171,8 @@ def test_good_images_are_good_and_not_learnt_from(
 
     good = good_images(line_engine, LINE, "fabric", frames_dir)
 
-    held_out = [item.frame for item in taken.items if item.is_held_out]
-    assert len(held_out) == 3
-    assert [path.stem for path in good] == [
-        *(f"cam1-7-{seq}" for seq in range(1, 6)),
-        *(path.stem for path in held_out),
-    ]
+    assert any(item.is_held_out for item in taken.items)
+    assert [path.stem for path in good] == [f"cam1-7-{seq}" for seq in range(1, 6)]
 
 
 def test_images_that_a_person_chose_replace_what_was_learnt_before(

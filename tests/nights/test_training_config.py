@@ -4,7 +4,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from daemon.config.night_recipes import default_recipe
 from daemon.config.training import TrainingConfig
+from daemon.config_file import read_recipe
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "daemon.example.yaml"
 
@@ -24,7 +26,7 @@ def section(name: str) -> dict[str, object]:
 
 def test_the_example_shows_every_key_with_its_default() -> None:
     shown = section("training")
-    without_default = {"models_dir", "auxiliary", "unseen"}
+    without_default = {"models_dir", "auxiliary", "unseen", "recipes"}
 
     config = TrainingConfig.model_validate(shown)
 
@@ -34,10 +36,13 @@ def test_the_example_shows_every_key_with_its_default() -> None:
     assert config.model_dump(exclude=without_default) == defaults.model_dump(
         exclude=without_default
     )
-    assert set(config.recipe.model_fields_set) == set(type(config.recipe).model_fields)
+    for method, file in config.recipes.items():
+        assert read_recipe(EXAMPLE.parent / file, method) == default_recipe(method)
 
 
-@pytest.mark.parametrize("wrong", [{"margin": 0}, {"recipe": {"steps": 0}}, {"windows": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"margin": 0}, {"recipes": {"winclip": "winclip.yaml"}}, {"windows": 1}]
+)
 def test_a_wrong_key_or_value_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TrainingConfig.model_validate({"models_dir": "/models"} | wrong)

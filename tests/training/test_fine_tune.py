@@ -15,12 +15,14 @@ from zsad.config.method import MethodConfig
 from zsad.corpus import WholeImages
 from zsad.datasets.layouts import read_dataset
 from zsad.detector import TrainableDetector
-from zsad.fine_tune import FineTuneRecipe, Lesson, fine_tune
+from zsad.fine_tune import FineTuneRecipe, Lesson, StageTuning, fine_tune
 from zsad.train import LOG_NAME
 from zsad.train_method import embed_views
 from zsad.view_store import ViewStore, build_store
 
-RECIPE = FineTuneRecipe(steps=6, batch_size=4, learning_rate=1.0)
+BATCH_SIZE = 4
+RATE = 1e-3
+"""As published, of both methods."""
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def tuned(
 ) -> TrainableDetector:
     detector = build_detector(method, backbone)
     assert isinstance(detector, TrainableDetector)
-    recipe = FineTuneRecipe(steps, RECIPE.batch_size, RECIPE.learning_rate)
+    recipe = FineTuneRecipe([StageTuning(steps, RATE)], BATCH_SIZE)
     fine_tune(detector, taught, recipe, work, seed=1, identity="test")
     return detector
 
