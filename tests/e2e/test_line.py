@@ -188,7 +188,7 @@ def test_kill_9_and_restart_go_on_and_account_for_every_frame(line: Line) -> Non
     sent = 0
     with FramePublisher(line.endpoint, "cam1", category="tile", mode="connect") as camera:
         assert camera.wait_for_subscriber(10)
-        for _ in range(3):
+        for _ in range(2):
             before = decided(line)
             for _ in range(30):
                 camera.send(image)
@@ -211,10 +211,10 @@ def test_kill_9_and_restart_go_on_and_account_for_every_frame(line: Line) -> Non
     gaps = line.count("SELECT sum(frames) FROM frame_loss WHERE reason='gap'")
     lost = line.count("SELECT sum(frames) FROM frame_loss WHERE reason<>'gap'")
     assert inspected + lost + gaps == sent
-    assert gaps >= 15, "what was sent while nobody listened is counted"
+    assert gaps >= 10, "what was sent while nobody listened is counted"
     assert line.query("PRAGMA quick_check") == [("ok",)]
     starts = "SELECT severity, count(*) FROM event WHERE kind='started' GROUP BY 1 ORDER BY 1"
-    assert line.query(starts) == [("info", 1), ("warning", 3)]
+    assert line.query(starts) == [("info", 1), ("warning", 2)]
 
 
 def test_stored_learning_frames_calibrate_a_running_line(line: Line) -> None:

@@ -115,7 +115,7 @@ def test_a_method_without_a_backbone_is_refused(
 def test_the_compact_backbone_trains_by_the_same_command(plates: Path, tmp_path: Path) -> None:
     words = ["train", "--method", "compact_backbone", "--data", str(plates), "--layout", "mvtec"]
 
-    code = main([*words, "--out", str(tmp_path), "--views", "50", "--synthetic"])
+    code = main([*words, "--out", str(tmp_path), "--views", "20", "--synthetic"])
 
     facts = json.loads((tmp_path / "compact_v1.json").read_text())
     assert code == 0
