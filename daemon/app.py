@@ -43,6 +43,7 @@ FRAMES_STOP_S = 10.0
 RECEIVER_STOP_S = 5.0
 WRITER_STOP_S = 20.0
 COMPILE_START_S = 1800.0
+"""The unit's limit for a start holds without compiling, which takes minutes a batch size."""
 DESCRIPTORS = 65_536
 DATABASE_AWAY = "the database takes no results: they wait in the spool"
 

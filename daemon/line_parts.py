@@ -44,7 +44,7 @@ from daemon.inspection.inspector import Inspector
 from daemon.inspection.loop import InspectionLoop
 from daemon.inspection.no_detector import NoDetector
 from daemon.log import set_level
-from daemon.model_rows import current_calibrations, known_of
+from daemon.model_rows import current_calibrations, known_of, register
 from daemon.receivers import Receivers
 from daemon.reload import ConfigKeeper
 from daemon.schedule import Schedule
@@ -275,14 +275,7 @@ class LineParts:
         """Results can name these versions from now on."""
         with write_transaction(self._engine) as connection:
             for model in self.slot.models:
-                repository.ensure_model_version(
-                    connection,
-                    name=model.version,
-                    method=model.method,
-                    backbone=model.backbone,
-                    card_json=model.card_json,
-                    now=utc_now(),
-                )
+                register(connection, model, utc_now())
 
     def _open_subscriber(self) -> Subscriber:
         """What a crash took between receipt and commit is brought again, or becomes a gap."""

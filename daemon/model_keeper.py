@@ -23,10 +23,10 @@ from daemon.inspection.loop import Inspect
 from daemon.inspection.model_swap import ModelSwap, NextModel
 from daemon.inspection.shadow import Shadow
 from daemon.model_loader import ModelLoader, versions_of
-from daemon.model_rows import known_of
+from daemon.model_rows import known_of, register
 from daemon.model_watch import ModelWatch
 from daemon.status import ModelStatus
-from daemon.storage import models, repository
+from daemon.storage import models
 from daemon.storage.database import write_transaction
 from daemon.storage.models import ActiveModel, Candidate
 from daemon.training.model_store import ModelStore
@@ -158,14 +158,7 @@ class ModelKeeper:
         """A loaded model with what the database knows of it; its version can be named from now."""
         categories = self._config.shared_categories
         with write_transaction(self._engine) as connection:
-            repository.ensure_model_version(
-                connection,
-                name=model.version,
-                method=model.method,
-                backbone=model.backbone,
-                card_json=model.card_json,
-                now=now,
-            )
+            register(connection, model, now)
         with self._engine.connect() as connection:
             versions = versions_of(model, categories)
             known = known_of(connection, self._config.line, categories, versions)

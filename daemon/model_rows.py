@@ -2,12 +2,26 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
 
 from sqlalchemy import Connection
 
 from daemon.config.categories import CategoryConfig
 from daemon.core import Calibration
 from daemon.storage import config_history, repository
+
+
+class Described(Protocol):
+    """A model that inspects, or what stands in its place: a `LoadedModel` or `NoDetector`."""
+
+    @property
+    def version(self) -> str:
+        """Short id, the same for the same weights."""
+
+    method: str
+    backbone: str
+    card_json: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +35,18 @@ class Known:
 
     calibrations: tuple[Calibration, ...]
     learned: Mapping[str, list[tuple[float, float]]]
+
+
+def register(connection: Connection, model: Described, now: datetime) -> None:
+    """Results and calibrations can name a model's version from now on."""
+    repository.ensure_model_version(
+        connection,
+        name=model.version,
+        method=model.method,
+        backbone=model.backbone,
+        card_json=model.card_json,
+        now=now,
+    )
 
 
 def known_of(

@@ -68,6 +68,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 def _run_calibrate(args: argparse.Namespace) -> int:
     from daemon.inspection.calibration import with_review_that_catches
     from daemon.inspection.detector_slot import DetectorSlot
+    from daemon.model_rows import register
     from daemon.storage import config_history, frame_files, repository
     from daemon.storage.database import write_transaction
     from daemon.training.stored_model import configured_for
@@ -113,14 +114,7 @@ def _run_calibrate(args: argparse.Namespace) -> int:
             _keep(model.references, args.category)
         copies = _keep_copies(config, args.category, [*files, *references])
         with write_transaction(engine) as connection:
-            repository.ensure_model_version(
-                connection,
-                name=model.version,
-                method=model.method,
-                backbone=model.backbone,
-                card_json=model.card_json,
-                now=made.created_utc,
-            )
+            register(connection, model, made.created_utc)
             repository.add_calibration(connection, made)
             frame_files.add_calibration_images(
                 connection, config.line, args.category, copies, made.created_utc
