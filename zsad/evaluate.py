@@ -190,7 +190,7 @@ def _tiled_scored(
     for sample in samples:
         image = load_image(sample.image_path)
         try:
-            ((score, anomaly_map),) = predict_tiled(
+            ((score, found),) = predict_tiled(
                 predictor,
                 [image],
                 [sample.class_name],
@@ -200,6 +200,7 @@ def _tiled_scored(
             )
         except TilingError as error:
             raise DataError(f"{sample.image_path}: {error}") from error
+        anomaly_map = found.here()
         mask: NDArray[np.bool_] | None = np.zeros(anomaly_map.shape, np.bool_)
         if sample.is_anomalous:
             mask = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsad.anomaly_map import AnomalyMap
 from zsad.backbone import Backbone
 from zsad.checkpoint import CheckpointCard, load_detector
 from zsad.compact import default_checkpoint
-from zsad.detector import Detector
+from zsad.detector import Detector, Prediction
 from zsad.preprocess import as_tensor, normalise, resize, resize_there
 from zsad.reference_bank import ReferenceBank
 from zsad.reference_features import predict_with_banks
@@ -63,13 +65,28 @@ class Predictor:
         Raises:
             ValueError: not one bank an image, or a bank of another model.
         """
-        pixels = torch.stack([self._resized(image) for image in images])  # uint8 [B, 3, S, S]
-        prepared = normalise(to_device(pixels, self.device), self.mean, self.std)
-        return self.predict_prepared(prepared, class_names, banks)
+        return _fetched(self._predict(self._prepared(images), class_names, banks))
+
+    def look(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        class_names: Sequence[str],
+        banks: Sequence[ReferenceBank | None] | None = None,
+    ) -> list[tuple[float, AnomalyMap]]:
+        """`predict`, image by image, with maps that stay on the device until they are needed.
+
+        At 518 pixels a map is 1.07 MB, and by far the largest thing to leave a GPU.
+        """
+        return _left_there(self._predict(self._prepared(images), class_names, banks))
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """What the detector wants of an image of any size: [3, S, S] on the CPU."""
         return normalise(self._resized(image).cpu(), self.mean, self.std)
+
+    def _prepared(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """[B, 3, S, S] on the device."""
+        pixels = torch.stack([self._resized(image) for image in images])  # uint8 [B, 3, S, S]
+        return normalise(to_device(pixels, self.device), self.mean, self.std)
 
     def _resized(self, image: NDArray[np.uint8]) -> Tensor:
         """uint8 [3, S, S], on a GPU if that is where it is needed: it resizes faster."""
@@ -85,6 +102,15 @@ class Predictor:
         banks: Sequence[ReferenceBank | None] | None = None,
     ) -> tuple[list[float], NDArray[np.float32]]:
         """`predict` for images [B, 3, S, S] that `prepare` made."""
+        return _fetched(self._predict(images, class_names, banks))
+
+    def _predict(
+        self,
+        images: Tensor,
+        class_names: Sequence[str],
+        banks: Sequence[ReferenceBank | None] | None,
+    ) -> Prediction:
+        """On the device."""
         B, compiled = len(images), self.detector.compiled
         if compiled is not None:  # filled up to a size that is compiled, with the last image
             compiled.begin_pass()
@@ -100,8 +126,25 @@ class Predictor:
                 prediction = predict_with_banks(
                     self.detector, images, class_names, banks, version=self.version
                 )
-        scores = prediction.image_score[:B].float().cpu().tolist()
-        return [float(score) for score in scores], prediction.anomaly_map[:B].float().cpu().numpy()
+        return Prediction(prediction.image_score[:B], prediction.anomaly_map[:B])
+
+
+def _fetched(found: Prediction) -> tuple[list[float], NDArray[np.float32]]:
+    return found.image_score.float().cpu().tolist(), found.anomaly_map.float().cpu().numpy()
+
+
+def _left_there(found: Prediction) -> list[tuple[float, AnomalyMap]]:
+    """Only numbers leave the device, all in one copy: one wait for the batch."""
+    scores, maps = found.image_score.float(), found.anomaly_map.float()
+    numbers = torch.stack([scores, maps.amax((1, 2))], dim=1).tolist()
+    return [
+        (score, AnomalyMap(partial(_here, pixels), peak))
+        for (score, peak), pixels in zip(numbers, maps, strict=True)
+    ]
+
+
+def _here(pixels: Tensor) -> NDArray[np.float32]:
+    return pixels.cpu().numpy()
 
 
 def load_predictor(

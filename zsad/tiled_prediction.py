@@ -9,12 +9,12 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from zsad.anomaly_map import AnomalyMap
 from zsad.predictor import Predictor
 from zsad.reference_bank import ReferenceBank
 from zsad.tiling import Tile, Tiling, join_maps
 
 Image = NDArray[np.uint8]
-ScoreMap = NDArray[np.float32]
 
 
 def predict_tiled(
@@ -26,7 +26,7 @@ def predict_tiled(
     *,
     max_batch: int,
     on_batch: Callable[[], None] = lambda: None,
-) -> list[tuple[float, ScoreMap]]:
+) -> list[tuple[float, AnomalyMap]]:
     """Score and map of each frame; a frame's score is that of its worst tile.
 
     Args:
@@ -48,17 +48,17 @@ def predict_tiled(
     side = predictor.detector.input_size
     plans = [plan(tiling, image, side) for image, tiling in zip(images, tilings, strict=True)]
     views = ((frame, tile) for frame, tiles in enumerate(plans) for tile in tiles)
-    results: list[tuple[float, ScoreMap]] = []
+    results: list[tuple[float, AnomalyMap]] = []
     scores: list[float] = []
-    maps: list[ScoreMap] = []  # of the frame that is being looked at; joined when it is complete
+    maps: list[AnomalyMap] = []  # of the frame that is being looked at; joined when it is complete
     for chunk in _chunks(views, max_batch):
-        found = predictor.predict(
+        found = predictor.look(
             [tile.cut(images[frame]) for frame, tile in chunk],
             [class_names[frame] for frame, _ in chunk],
             None if banks is None else [banks[frame] for frame, _ in chunk],
         )
         on_batch()
-        for (frame, _), score, anomaly_map in zip(chunk, *found, strict=True):
+        for (frame, _), (score, anomaly_map) in zip(chunk, found, strict=True):
             scores.append(score)
             maps.append(anomaly_map)
             if len(maps) == len(plans[frame]):
@@ -84,11 +84,14 @@ def _worst(scores: Sequence[float]) -> float:
     return float(np.max(scores))
 
 
-def _joined(tiles: Sequence[Tile], maps: list[ScoreMap], image: Image, side: int) -> ScoreMap:
+def _joined(
+    tiles: Sequence[Tile], maps: Sequence[AnomalyMap], image: Image, side: int
+) -> AnomalyMap:
     if len(tiles) == 1:
         return maps[0]
     height, width = image.shape[:2]
-    return join_maps(zip(tiles, maps, strict=True), height, width, side)
+    parts = ((tile, part.here()) for tile, part in zip(tiles, maps, strict=True))
+    return AnomalyMap.of(join_maps(parts, height, width, side))
 
 
 def _chunks(views: Iterator[tuple[int, Tile]], size: int) -> Iterator[list[tuple[int, Tile]]]:

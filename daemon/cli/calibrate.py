@@ -302,11 +302,11 @@ def _score_images(
         measured.append(measure(image, with_sharpness=True))
         try:
             ((score, anomaly_map),) = slot.infer([image], [product])
-            score, anomaly_map, _ = masks.apply(product[1].roi, score, anomaly_map)
+            score, anomaly_map = masks.apply(product[1].roi, score, anomaly_map)
         except (TilingError, ValueError) as error:
             raise ConfigError(f"{file}: {error}") from error
         scores.append(score)
-        peaks.append(float(anomaly_map.max()))
+        peaks.append(anomaly_map.peak)
     return scores, peaks
 
 

@@ -172,6 +172,8 @@ def _title(predictor: "Predictor", args: argparse.Namespace) -> str:
     """What was measured, and how."""
     name = args.dataset or args.data.resolve().name
     title = f"{name}, {predictor.version}, {predictor.detector.input_size} px"
+    if args.precision != "fp32":
+        title += f", {args.precision}"
     if args.references:
         title += f", {args.references} references"
     if args.min_defect_px is not None:
@@ -287,7 +289,7 @@ def _sheet(
                 SheetEntry(
                     image=image,
                     mask=load_mask(sample.mask_path) if sample.mask_path else no_defect,
-                    anomaly_map=anomaly_map,
+                    anomaly_map=anomaly_map.here(),
                     category=sample.category,
                     defect=sample.defect,
                     is_anomalous=sample.is_anomalous,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint`, `--batch` and `--device`."""
+    """Adds `--checkpoint`, `--batch`, `--device` and `--precision`."""
     parser.add_argument(
         "--checkpoint", type=Path, metavar="PATH", help="default: the embedded detector"
     )
@@ -20,6 +20,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=positive_int, default=8, metavar="N", help="images at once (8)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp32",
+        help="as `model.precision` of a daemon (fp32)",
+    )
 
 
 def add_tiling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +57,11 @@ def named_model(args: argparse.Namespace) -> "Predictor":
     """Load the model that the arguments name.
 
     Raises:
-        ModelError: it is missing, damaged or for another backbone, or the device is absent.
+        ModelError: it is missing, damaged or for another backbone, or the device is absent, or
+            cannot compute so.
     """
-    from daemon.model import open_model
+    from daemon.model import open_model, use_precision
 
-    return open_model(args.checkpoint, args.device)
+    predictor = open_model(args.checkpoint, args.device)
+    use_precision(predictor, args.precision)
+    return predictor

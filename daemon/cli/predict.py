@@ -111,10 +111,10 @@ def _score(
                 )
                 for (path, image), (score, anomaly_map) in zip(images, found, strict=True):
                     row: Row = {"image": str(path), "pred_score": score}
-                    row["map_peak"] = float(anomaly_map.max())
+                    row["map_peak"] = anomaly_map.peak
                     if args.heatmaps is not None:
                         target = args.heatmaps / _free_name(path, taken)
-                        _write_heatmap(target, image, anomaly_map)
+                        _write_heatmap(target, image, anomaly_map.here())
                         row["heatmap"] = str(target)
                     rows.append(row)
             advance(start + len(chunk), len(args.images))

@@ -11,10 +11,11 @@ import torch
 
 from daemon.config.categories import CategoryConfig
 from daemon.config.detector import ModelConfig
-from daemon.core import Event, Image, ScoreMap
+from daemon.core import Event, Image
 from daemon.errors import CategoryModelError, ModelError
 from daemon.inspection.loaded_model import LoadedModel, views_of
 from daemon.model import open_model, use_precision
+from zsad.anomaly_map import AnomalyMap
 from zsad.checkpoint import CheckpointError, read_card
 from zsad.predictor import Predictor
 
@@ -110,12 +111,12 @@ class DetectorSlot:
 
     def infer(
         self, images: Sequence[Image], products: Sequence[tuple[str, CategoryConfig]]
-    ) -> list[tuple[float, ScoreMap]]:
+    ) -> list[tuple[float, AnomalyMap]]:
         """As `LoadedModel.infer`, each image by the model of its category."""
         rows: dict[LoadedModel, list[int]] = {}
         for row, (_, category) in enumerate(products):
             rows.setdefault(self.serving(category), []).append(row)
-        found: dict[int, tuple[float, ScoreMap]] = {}
+        found: dict[int, tuple[float, AnomalyMap]] = {}
         for model, its in rows.items():
             answers = model.infer([images[row] for row in its], [products[row] for row in its])
             found |= zip(its, answers, strict=True)

@@ -17,7 +17,6 @@ from daemon.core import (
     Inspection,
     LossReason,
     Region,
-    ScoreMap,
     Severity,
     Verdict,
     base_version,
@@ -30,6 +29,7 @@ from daemon.inspection.pictures import Undrawn
 from daemon.inspection.regions import find_regions
 from daemon.inspection.roi import RoiMasks
 from daemon.inspection.sanity import SanityGate, Unfit
+from zsad.anomaly_map import AnomalyMap
 from zsad.tiling import TilingError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 Product = tuple[str, CategoryConfig]
 """A category's name, and what is configured for it."""
 
-Infer = Callable[[Sequence[Image], Sequence[Product]], list[tuple[float, ScoreMap]]]
+Infer = Callable[[Sequence[Image], Sequence[Product]], list[tuple[float, AnomalyMap]]]
 
 
 class Banks(Protocol):
@@ -134,7 +134,7 @@ class Inspector:
 
     def _infer_all(
         self, batch: Sequence[Frame], recipes: _Recipes
-    ) -> list[tuple[float, ScoreMap] | Unfit]:
+    ) -> list[tuple[float, AnomalyMap] | Unfit]:
         """Score and map of each frame, or why there is none."""
         try:
             names = [frame.info.category for frame in batch]
@@ -151,16 +151,15 @@ class Inspector:
             return [outcome for frame in batch for outcome in self._infer_all([frame], recipes)]
 
     def _judge(
-        self, frame: Frame, score: float, anomaly_map: ScoreMap, recipes: _Recipes
+        self, frame: Frame, score: float, anomaly_map: AnomalyMap, recipes: _Recipes
     ) -> list[Result]:
         category = frame.info.category
         policy = recipes.categories[category]
-        peak = float(anomaly_map.max())
-        if not (0.0 <= score <= 1.0 and 0.0 <= peak <= 1.0):
-            text = f"score {score}, map peak {peak}: not in [0, 1]"
+        if not (0.0 <= score <= 1.0 and 0.0 <= anomaly_map.peak <= 1.0):
+            text = f"score {score}, map peak {anomaly_map.peak}: not in [0, 1]"
             return [self._failed(frame, Unfit(LossReason.INFERENCE_FAILED, text))]
         try:
-            score, anomaly_map, _ = self._masks.apply(policy.roi, score, anomaly_map)
+            score, anomaly_map = self._masks.apply(policy.roi, score, anomaly_map)
         except ValueError as error:
             return [self._failed(frame, Unfit(LossReason.INFERENCE_FAILED, str(error)))]
         calibration = self._book.get(category, policy)
@@ -179,7 +178,7 @@ class Inspector:
         self,
         frame: Frame,
         score: float,
-        anomaly_map: ScoreMap,
+        anomaly_map: AnomalyMap,
         policy: CategoryConfig,
         calibration: Calibration | None,
     ) -> Inspection:
@@ -189,7 +188,7 @@ class Inspector:
         regions: tuple[Region, ...] = ()
         if calibration is not None and verdict is not Verdict.OK:
             regions = find_regions(
-                anomaly_map,
+                anomaly_map.here(),
                 threshold=calibration.map_threshold,
                 frame_height_px=height_px,
                 frame_width_px=width_px,
@@ -204,7 +203,7 @@ class Inspector:
             width_px=width_px,
             height_px=height_px,
             pred_score=score,
-            map_peak=float(anomaly_map.max()),
+            map_peak=anomaly_map.peak,
             calibration=calibration,
             regions=regions,
         )
@@ -255,7 +254,7 @@ class Inspector:
 def _to_draw(
     inspection: Inspection,
     frame: Frame,
-    anomaly_map: ScoreMap,
+    anomaly_map: AnomalyMap,
     policy: CategoryConfig,
     storage: StorageConfig,
 ) -> Inspection | Undrawn:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from daemon.config.categories import CategoryConfig
-from daemon.core import Image, ScoreMap
+from daemon.core import Image
 from daemon.inspection.references import References
+from zsad.anomaly_map import AnomalyMap
 from zsad.compile_check import CompileError, compile_blocks
 from zsad.predictor import Predictor
 from zsad.tiled_prediction import plan, predict_tiled
@@ -85,7 +86,7 @@ class LoadedModel:
 
     def infer(
         self, images: Sequence[Image], products: Sequence[tuple[str, CategoryConfig]]
-    ) -> list[tuple[float, ScoreMap]]:
+    ) -> list[tuple[float, AnomalyMap]]:
         """Score and map of each image, by its category's noun, tiling and references.
 
         Args:
@@ -118,7 +119,7 @@ class LoadedModel:
 
     def _infer(
         self, images: Sequence[Image], products: Sequence[tuple[str, CategoryConfig]]
-    ) -> list[tuple[float, ScoreMap]]:
+    ) -> list[tuple[float, AnomalyMap]]:
         return predict_tiled(
             self.predictor,
             images,

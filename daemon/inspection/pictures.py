@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from daemon.config.recipe import RoiConfig
 from daemon.core import Image, Inspection, ScoreMap, Thumbnails
+from zsad.anomaly_map import AnomalyMap
 from zsad.heatmap import heat_overlay
 
 JPEG_QUALITY = 80
@@ -30,7 +31,7 @@ class Undrawn:
 
     inspection: Inspection
     image: Image
-    anomaly_map: ScoreMap
+    anomaly_map: AnomalyMap
     longer_side_px: int
     roi: RoiConfig
 
@@ -39,7 +40,7 @@ class Undrawn:
         calibration = self.inspection.calibration
         thumbnails = draw_thumbnails(
             self.image,
-            self.anomaly_map,
+            self.anomaly_map.here(),
             map_threshold=None if calibration is None else calibration.map_threshold,
             longer_side_px=self.longer_side_px,
             roi=self.roi,

@@ -228,10 +228,9 @@ class Shadow:
         self._passes_left = model.passes(image, policy)
         self._pass_began_at = self._clock()
         ((score, anomaly_map),) = model.infer([image], [(seen.frame.info.category, policy)])
-        peak = float(anomaly_map.max())
-        if not 0.0 <= peak <= 1.0:
-            raise ValueError(f"map peak {peak} is not in [0, 1]")
-        score, _, _ = self._masks.apply(policy.roi, score, anomaly_map)
+        if not 0.0 <= anomaly_map.peak <= 1.0:
+            raise ValueError(f"map peak {anomaly_map.peak} is not in [0, 1]")
+        score, _ = self._masks.apply(policy.roi, score, anomaly_map)
         return decide(score, calibration, between=Verdict(policy.review_as)), score
 
     def _note_pass(self, now: float) -> None:

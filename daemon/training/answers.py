@@ -18,6 +18,7 @@ from daemon.inspection.roi import RoiMasks
 from daemon.labels.mask import decode_mask, resized
 from daemon.training.snapshot import SnapshotItem
 from daemon.training.unseen import UnseenSet
+from zsad.anomaly_map import AnomalyMap
 from zsad.image_files import load_image
 from zsad.metrics import binary_metrics
 from zsad.predictor import Predictor
@@ -116,7 +117,7 @@ def score_files(
     for file in files:
         image = load_image(file, least_side=least_side)
         score, anomaly_map = _infer(model, image, name, category)
-        found[file] = Answer(score=score, peak=float(anomaly_map.max()))
+        found[file] = Answer(score=score, peak=anomaly_map.peak)
         on_image()
     return found
 
@@ -126,16 +127,16 @@ def _answer(model: LoadedModel, item: SnapshotItem, category: CategoryConfig) ->
     score, anomaly_map = _infer(model, image, item.category, category)
     outline = None
     if item.verdict is LabelVerdict.NG and item.mask_png is not None:
-        outline = _outline(anomaly_map, item.mask_png)
-    return Answer(score=score, peak=float(anomaly_map.max()), outline=outline)
+        outline = _outline(anomaly_map.here(), item.mask_png)
+    return Answer(score=score, peak=anomaly_map.peak, outline=outline)
 
 
 def _infer(
     model: LoadedModel, image: Image, name: str, category: CategoryConfig
-) -> tuple[float, ScoreMap]:
+) -> tuple[float, AnomalyMap]:
     try:
         ((score, anomaly_map),) = model.infer([image], [(name, category)])
-        score, anomaly_map, _ = RoiMasks().apply(category.roi, score, anomaly_map)
+        score, anomaly_map = RoiMasks().apply(category.roi, score, anomaly_map)
     except (TilingError, ValueError) as error:
         raise ModelError(f"a frame of {name!r} cannot be scored: {error}") from error
     return score, anomaly_map

@@ -199,7 +199,7 @@ def detector_alone(args: argparse.Namespace, images: Sequence[Image]) -> dict[st
     slot.warm_up(args.batch)
     batch = [images[i % len(images)] for i in range(args.batch)]
     products = [("fabric", FABRIC)] * args.batch
-    anomaly_map = slot.infer(batch[:1], products[:1])[0][1]
+    anomaly_map = slot.infer(batch[:1], products[:1])[0][1].here()
 
     def draw() -> None:
         for image in images:

@@ -133,7 +133,7 @@ def measure(
             scale = FRAME_PX / max(height, width)
             size = (round(width * scale), round(height * scale))
             mask = cv2.resize(frame.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-            pixels.add(cv2.resize(found, size, interpolation=cv2.INTER_LINEAR), mask >= 0.5)
+            pixels.add(cv2.resize(found.here(), size, interpolation=cv2.INTER_LINEAR), mask >= 0.5)
             has_masks = has_masks or bool(frame.mask.any())
     labels = np.array([frame.is_bad for frame in frames])
     image = binary_metrics(labels, np.array(scores)).auroc

@@ -120,9 +120,10 @@ def test_a_joined_map_lies_where_the_frame_is() -> None:
     image = grey(300, 500)
     image[200:220, 400:420] = 255
 
-    ((score, joined),) = predict_tiled(
+    ((score, found),) = predict_tiled(
         predictor_of(Brightest()), [image], ["part"], [Tiling(20)], max_batch=8
     )
+    joined = found.here()
 
     y, x = np.unravel_index(joined.argmax(), joined.shape)
     assert score > 0.9
@@ -160,7 +161,7 @@ def test_tiles_of_several_frames_share_batches_and_no_batch_exceeds_the_limit() 
     assert sum(detector.batches) == 2 * len(Tiling(20).plan(200, 200, S)) + 1
     assert len(beats) == len(detector.batches)
     assert [score for score, _ in results] == pytest.approx([60 / 255, 90 / 255, 120 / 255])
-    assert results[1][1].shape == (S, S)
+    assert results[1][1].here().shape == (S, S)
 
 
 def test_an_untiled_frame_is_predicted_as_without_tiling() -> None:
@@ -171,7 +172,8 @@ def test_an_untiled_frame_is_predicted_as_without_tiling() -> None:
     ((score, map_),) = predict_tiled(predictor, [image], ["part"], [None], max_batch=8)
 
     assert score == scores[0]
-    np.testing.assert_array_equal(map_, maps[0])
+    np.testing.assert_array_equal(map_.here(), maps[0])
+    assert map_.peak == maps[0].max()
 
 
 def test_a_network_that_fails_on_one_tile_fails_the_frame() -> None:
@@ -208,9 +210,10 @@ def test_every_tile_of_a_frame_is_compared_with_the_same_bank(
     crops = (predictor.prepare(tile.cut(image)) for image in frames[:3] for tile in tiles)
     bank = learn_references(predictor, crops, "part")
 
-    (good, _), (found, joined) = predict_tiled(
+    (good, _), (found, joined_map) = predict_tiled(
         predictor, [frames[3], bad], ["part"] * 2, [tiling] * 2, [bank] * 2, max_batch=8
     )
+    joined = joined_map.here()
 
     assert len(tiles) > 1
     assert found > good

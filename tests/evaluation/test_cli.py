@@ -65,6 +65,13 @@ def test_metrics_are_printed_and_written(ready: Predictor, mvtec: Path, tmp_path
     assert "| metal_nut | 3 | 3 | 100.0 |" in table.read_text()
 
 
+def test_the_title_says_what_is_not_float32(ready: Predictor, mvtec: Path) -> None:
+    words = ("test", "--data", mvtec, "--layout", "mvtec")
+
+    assert "20 px, bf16" in run_test(ready, parse(*words, "--precision", "bf16"))
+    assert "bf16" not in run_test(ready, parse(*words))
+
+
 def test_the_table_fits_eighty_columns(ready: Predictor, mvtec: Path) -> None:
     printed = run_test(ready, parse("test", "--data", mvtec, "--layout", "mvtec"), width=80)
 

@@ -20,6 +20,7 @@ from daemon.core import (
 from daemon.errors import StorageError
 from daemon.inspection.drawing import MAX_BATCHES, Drawer
 from daemon.inspection.pictures import Undrawn
+from zsad.anomaly_map import AnomalyMap
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 PATIENCE_S = 30.0
@@ -30,7 +31,9 @@ def undrawn(seq: int) -> Undrawn:
     info = FrameInfo(FrameId("cam", 1, seq), "tile", NOW, NOW, 0.0)
     inspection = Inspection(info, Verdict.NG, "m1", NOW, 0.1)
     image = np.zeros((40, 60, 3), dtype=np.uint8)
-    return Undrawn(inspection, image, np.zeros((4, 6), dtype=np.float32), 30, RoiConfig())
+    return Undrawn(
+        inspection, image, AnomalyMap.of(np.zeros((4, 6), dtype=np.float32)), 30, RoiConfig()
+    )
 
 
 class Running:

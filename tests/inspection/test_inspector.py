@@ -18,7 +18,6 @@ from daemon.core import (
     Image,
     Inspection,
     LossReason,
-    ScoreMap,
     Verdict,
 )
 from daemon.inspection.calibration_book import CalibrationBook
@@ -26,14 +25,17 @@ from daemon.inspection.inspector import Infer, Inspector
 from daemon.inspection.loop import Result
 from daemon.inspection.pictures import Undrawn
 from daemon.inspection.regions import find_regions
+from zsad.anomaly_map import AnomalyMap, Pixels
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
 
-def brightness(images: Sequence[Image], class_names: Sequence[str]) -> list[tuple[float, ScoreMap]]:
+def brightness(
+    images: Sequence[Image], class_names: Sequence[str]
+) -> list[tuple[float, AnomalyMap]]:
     """A detector of bright things: score is the brightest pixel, the map is brightness."""
     maps = [image.max(axis=2).astype(np.float32) / 255 for image in images]
-    return [(float(map_.max()), map_) for map_ in maps]
+    return [(float(map_.max()), AnomalyMap.of(map_)) for map_ in maps]
 
 
 def frame(level: int, seq: int = 0, category: str = "tile") -> Frame:
@@ -89,6 +91,22 @@ def test_mixed_batch_gives_each_frame_its_own_verdict() -> None:
     assert all(result.frame_to_verdict_s == 0.25 for result in results)
 
 
+def test_only_maps_that_are_shown_or_searched_leave_the_device() -> None:
+    looked_at = []
+
+    class Seen(AnomalyMap):
+        def here(self) -> Pixels:
+            looked_at.append(self.peak)
+            return super().here()
+
+    def far_away(images: Sequence[Image], names: Sequence[str]) -> list[tuple[float, AnomalyMap]]:
+        return [(score, Seen.of(map_.here())) for score, map_ in brightness(images, names)]
+
+    only_inspections(make(infer=far_away).inspect([frame(50), frame(250, 1), frame(60, 2)]))
+
+    assert set(looked_at) == {np.float32(250 / 255)}
+
+
 def test_ng_frame_has_its_region_and_pictures_and_ok_frame_has_none() -> None:
     ok, ng = only_inspections(make().inspect([frame(50), frame(250, 1)]))
 
@@ -136,7 +154,7 @@ def test_category_without_calibration_is_learning_and_calibrates_itself_after_it
 def test_a_frame_that_breaks_the_detector_costs_only_itself() -> None:
     def fails_on_bright(
         images: Sequence[Image], names: Sequence[str]
-    ) -> list[tuple[float, ScoreMap]]:
+    ) -> list[tuple[float, AnomalyMap]]:
         if any(image.max() > 200 for image in images):
             raise RuntimeError("out of memory")
         return brightness(images, names)
@@ -152,7 +170,7 @@ def test_a_frame_that_breaks_the_detector_costs_only_itself() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, 1.5, -1.0])
 def test_a_score_that_is_no_score_is_an_error_never_ok(bad: float) -> None:
-    def broken(images: Sequence[Image], names: Sequence[str]) -> list[tuple[float, ScoreMap]]:
+    def broken(images: Sequence[Image], names: Sequence[str]) -> list[tuple[float, AnomalyMap]]:
         return [(bad, map_) for _, map_ in brightness(images, names)]
 
     (result,) = only_inspections(make(infer=broken).inspect([frame(50)]))

@@ -21,13 +21,13 @@ from daemon.core import (
     Image,
     Inspection,
     LossReason,
-    ScoreMap,
     Verdict,
 )
 from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.drift import WINDOW
 from daemon.inspection.inspector import Infer, Inspector, Product
 from daemon.inspection.pictures import Undrawn
+from zsad.anomaly_map import AnomalyMap
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 PLAIN = CategoryConfig(class_name="floor tile")
@@ -37,9 +37,9 @@ LEFT_ONLY = PLAIN.model_copy(update={"roi": LEFT})
 
 def brightness(
     images: Sequence[Image], products: Sequence[Product]
-) -> list[tuple[float, ScoreMap]]:
+) -> list[tuple[float, AnomalyMap]]:
     maps = [image.max(axis=2).astype(np.float32) / 255 for image in images]
-    return [(float(map_.max()), map_) for map_ in maps]
+    return [(float(map_.max()), AnomalyMap.of(map_)) for map_ in maps]
 
 
 def frame(level: int, seq: int = 0, *, x: int = 40, category: str = "tile") -> Frame:
@@ -171,7 +171,7 @@ def test_dead_images_are_errors_with_one_event_and_the_detector_never_sees_them(
 
     def counting(
         images: Sequence[Image], products: Sequence[Product]
-    ) -> list[tuple[float, ScoreMap]]:
+    ) -> list[tuple[float, AnomalyMap]]:
         seen.append(len(images))
         return brightness(images, products)
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from daemon.config.recipe import RoiConfig
 from daemon.inspection.roi import RoiMasks
+from zsad.anomaly_map import AnomalyMap
 
 LEFT_HALF = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
 MIDDLE = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
@@ -46,27 +47,28 @@ def test_nothing_outside_changes_score_or_map(
     outside = ~roi.mask(*anomaly_map.shape)
     changed = np.where(outside, other, anomaly_map)
 
-    first, second = (RoiMasks().apply(roi, score, each) for each in (anomaly_map, changed))
+    (first, inside), (second, other_inside) = (
+        RoiMasks().apply(roi, score, AnomalyMap.of(each)) for each in (anomaly_map, changed)
+    )
 
-    assert first[0] == second[0] == anomaly_map[~outside].max()
-    assert (first[1] == second[1]).all()
-    assert not first[1][outside].any()
+    assert first == second == inside.peak == anomaly_map[~outside].max()
+    assert (inside.here() == other_inside.here()).all()
+    assert not inside.here()[outside].any()
 
 
 def test_the_whole_frame_keeps_the_detectors_own_score() -> None:
-    anomaly_map = np.full((4, 4), 0.9, dtype=np.float32)
+    anomaly_map = AnomalyMap.of(np.full((4, 4), 0.9, dtype=np.float32))
 
-    score, inside, mask = RoiMasks().apply(RoiConfig(), 0.25, anomaly_map)
-
-    assert (score, mask) == (0.25, None)
-    assert inside is anomaly_map
+    assert RoiMasks().apply(RoiConfig(), 0.25, anomaly_map) == (0.25, anomaly_map)
 
 
 def test_a_map_too_coarse_for_the_region_is_refused() -> None:
     speck = ((0.01, 0.01), (0.04, 0.01), (0.04, 0.04), (0.01, 0.04))
 
     with pytest.raises(ValueError, match="no pixel of a 4x4 map"):
-        RoiMasks().apply(RoiConfig(include=(speck,)), 0.5, np.zeros((4, 4), np.float32))
+        RoiMasks().apply(
+            RoiConfig(include=(speck,)), 0.5, AnomalyMap.of(np.zeros((4, 4), np.float32))
+        )
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from daemon.inspection.pictures import Undrawn
 from daemon.storage.batch import Batch, Run
 from daemon.storage.frame_folder import digest
 from daemon.storage.spool_record import decode, encode
+from zsad.anomaly_map import AnomalyMap
 from zsad.image_files import load_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -209,7 +210,7 @@ def test_frames_of_a_batch_are_offered_with_their_verdicts(
 ) -> None:
     verdicts = [Verdict.NG, Verdict.ERROR, Verdict.REVIEW, Verdict.LEARNING]
     made = [inspection(seq, verdict=verdict) for seq, verdict in enumerate(verdicts)]
-    undrawn = Undrawn(made[2], PIXELS, np.zeros((2, 2), np.float32), 64, RoiConfig())
+    undrawn = Undrawn(made[2], PIXELS, AnomalyMap.of(np.zeros((2, 2), np.float32)), 64, RoiConfig())
     event = Event(EventKind.IMAGES_BAD, Severity.ALARM, NOW, "dark")
     results = [made[0], made[1], event, undrawn, made[3]]
     archive = open_archive()

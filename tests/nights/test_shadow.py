@@ -10,12 +10,13 @@ from night_models import LINE, NightLine, config_of, save_model
 from sqlalchemy import Engine
 
 from daemon.config.categories import CategoryConfig
-from daemon.core import Image, ScoreMap, Severity, ShadowScore, Verdict
+from daemon.core import Image, Severity, ShadowScore, Verdict
 from daemon.inspection.shadow import ONE_OF
 from daemon.storage import models
 from daemon.storage.batch import Batch, Run
 from daemon.storage.database import write_transaction
 from daemon.storage.spool_record import decode, encode
+from zsad.anomaly_map import AnomalyMap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,8 +85,8 @@ def test_a_candidate_that_says_nan_is_rejected(line: NightLine) -> None:
     rival = line.shadow._rival
     assert rival is not None
 
-    def says_nan(images: list[Image], products: object) -> list[tuple[float, ScoreMap]]:
-        return [(float("nan"), np.zeros((4, 4), np.float32))]
+    def says_nan(images: list[Image], products: object) -> list[tuple[float, AnomalyMap]]:
+        return [(float("nan"), AnomalyMap.of(np.zeros((4, 4), np.float32)))]
 
     rival.model.infer = says_nan
     run_frames(line, 6)
