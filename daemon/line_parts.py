@@ -5,6 +5,7 @@ Writer; beside it Receivers (verdicts out), Entrance (keys, HTTP) and ConfigKeep
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from daemon.errors import CategoryModelError
 from daemon.frame_archive import FrameArchive, Inspect
 from daemon.health import Health
 from daemon.ingest.admission import ErrorFrame
+from daemon.ingest.decoding import decode_threads
 from daemon.ingest.frame_queue import FrameQueue
 from daemon.ingest.holes import Start
 from daemon.ingest.sequence import Gap
@@ -306,6 +308,7 @@ class LineParts:
             door=self.entrance.door,
             on_stage=self.health.observe_stage,
             note=self.note,
+            decode_threads=decode_threads(len(os.sched_getaffinity(0))),
             keep_files=self._config.frames is not None,
             least_side=self._least_side,
         )

@@ -15,6 +15,14 @@ from daemon.ingest.message import Payload
 from daemon.ingest.wake import WakePipe
 
 PENDING_PER_THREAD = 2
+FEWEST, MOST = 2, 8
+"""Threads: one large frame must not hold up the small ones behind it; and 16 decoded frames of 12
+megapixels, pending at eight threads, are 0.6 GB."""
+
+
+def decode_threads(cores: int) -> int:
+    """Half of the cores: on a CPU the detector wants the others, on a GPU they draw and store."""
+    return min(max(FEWEST, cores // 2), MOST)
 
 
 class DecodePool:

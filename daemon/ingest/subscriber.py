@@ -21,7 +21,7 @@ from daemon.ingest.admission import (
     everybody_may_send,
     gap_loss,
 )
-from daemon.ingest.decoding import DecodePool
+from daemon.ingest.decoding import FEWEST, DecodePool
 from daemon.ingest.endpoints import endpoint_of
 from daemon.ingest.frame_queue import FrameQueue
 from daemon.ingest.holes import Holes, Start
@@ -75,7 +75,7 @@ class Subscriber:
         door: Doorkeeper | None = None,
         on_stage: Callable[[Stage, float], None] = lambda _stage, _seconds: None,
         note: Note = lambda _kind, _detail, _severity: None,
-        decode_threads: int = 2,
+        decode_threads: int = FEWEST,
         keep_files: bool = False,
         least_side: Callable[[str], int | None] = lambda _: None,
         context: "zmq.Context[zmq.Socket[bytes]] | None" = None,

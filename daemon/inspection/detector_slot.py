@@ -22,6 +22,9 @@ from zsad.predictor import Predictor
 Shares = Mapping[Path | None, Mapping[str, CategoryConfig]]
 """Categories by the checkpoint that inspects them; None is the line's model."""
 
+_TORCHS_THREADS = torch.get_num_threads()
+"""What it would take by itself: the cores that this process may use, or OMP_NUM_THREADS."""
+
 
 class DetectorSlot:
     """Holds the models. The inspection thread uses and replaces them; any thread may ask.
@@ -50,8 +53,7 @@ class DetectorSlot:
             ModelError: one is missing, damaged or for another backbone, or the device is absent or
                 cannot do the precision; a CategoryModelError where it is a category's own.
         """
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads or max(1, _TORCHS_THREADS - 1))
         self._config = config
         self._max_batch = max_batch
         self._on_batch = on_batch

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from daemon.cli.main import main
 from daemon.config.categories import CategoryConfig
@@ -13,6 +14,7 @@ from daemon.config.detector import ModelConfig
 from daemon.config_file import load_config
 from daemon.core import Calibration
 from daemon.errors import CategoryModelError
+from daemon.inspection import detector_slot
 from daemon.inspection.calibration_book import CalibrationBook
 from daemon.inspection.detector_slot import DetectorSlot
 from daemon.inspection.loaded_model import LoadedModel
@@ -34,6 +36,22 @@ IMAGES = [
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return load_predictor(None, "cpu")
+
+
+@pytest.mark.parametrize(("configured", "threads"), [(None, 3), (2, 2)])
+def test_a_core_is_left_for_what_else_a_frame_needs(
+    predictor: Predictor,
+    monkeypatch: pytest.MonkeyPatch,
+    configured: int | None,
+    threads: int,
+) -> None:
+    monkeypatch.setattr(detector_slot, "_TORCHS_THREADS", 4)
+
+    DetectorSlot(
+        ModelConfig(threads=configured), {"tile": TILE}, max_batch=2, predictor=predictor
+    ).close()
+
+    assert torch.get_num_threads() == threads
 
 
 @pytest.fixture(scope="module")
