@@ -7,7 +7,7 @@ numbered beforehand, and the rare batch with a known frame is inserted again the
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -34,6 +34,9 @@ from daemon.storage.database import driver_cursor
 from daemon.storage.rows import Values
 from daemon.storage.tables import Base, InspectionRow, UtcMicros
 
+Columns = Mapping[str, Sequence[Any]]
+"""Column name to the values of all rows."""
+
 _WIRE_TYPES = (  # of PostgreSQL's binary format; the first that fits
     (UtcMicros, "int8"),
     (BigInteger, "int8"),
@@ -59,23 +62,7 @@ def insert_rows(connection: Connection, table: type[Base], values: Sequence[Valu
         DBAPIError: As from any statement, so that the writer knows whether to try again.
         ValueError: A time without a zone.
     """
-    columns, names = table.__table__.c, list(values[0])
-    times = [name for name in names if isinstance(columns[name].type, UtcMicros)]
-    to_micros = UtcMicros().process_bind_param
-    rows = (
-        tuple((row | {name: to_micros(row[name], connection.dialect) for name in times}).values())
-        for row in values
-    )
-    target = f"{table.__tablename__} ({', '.join(names)})"
-    if connection.dialect.name == "postgresql":
-        statement = f"COPY {target} FROM STDIN (FORMAT BINARY)"
-        with driver_cursor(connection) as cursor, cursor.copy(statement) as copy:
-            copy.set_types([_wire_type(columns[name].type) for name in names])
-            for row in rows:
-                copy.write_row(row)
-    else:
-        marks = ", ".join("?" * len(names))
-        connection.exec_driver_sql(f"INSERT INTO {target} VALUES ({marks})", list(rows))  # noqa: S608
+    _insert_columns(connection, table, _columns(values))
 
 
 def insert_inspections(connection: Connection, values: Sequence[Values]) -> list[int | None]:
@@ -90,13 +77,41 @@ def insert_inspections(connection: Connection, values: Sequence[Values]) -> list
         with connection.begin_nested():
             next_ids = text(_NEXT_IDS[connection.dialect.name])
             ids = connection.scalars(next_ids, {"count": len(values)}).all()
-            numbered = [{"id": i, **row} for i, row in zip(ids, values, strict=True)]
-            insert_rows(connection, InspectionRow, numbered)
+            _insert_columns(connection, InspectionRow, {"id": ids, **_columns(values)})
             return list(ids)
     except IntegrityError as error:
         if not _is_known(error):
             raise
     return _insert_unknown(connection, values)
+
+
+def _insert_columns(connection: Connection, table: type[Base], values: Columns) -> None:
+    columns = table.__table__.c
+    to_micros = UtcMicros().process_bind_param
+    rows = zip(
+        *(
+            [to_micros(instant, connection.dialect) for instant in column]
+            if isinstance(columns[name].type, UtcMicros)
+            else column
+            for name, column in values.items()
+        ),
+        strict=True,
+    )
+    target = f"{table.__tablename__} ({', '.join(values)})"
+    if connection.dialect.name == "postgresql":
+        statement = f"COPY {target} FROM STDIN (FORMAT BINARY)"
+        with driver_cursor(connection) as cursor, cursor.copy(statement) as copy:
+            copy.set_types([_wire_type(columns[name].type) for name in values])
+            for row in rows:
+                copy.write_row(row)
+    else:
+        marks = ", ".join("?" * len(values))
+        connection.exec_driver_sql(f"INSERT INTO {target} VALUES ({marks})", list(rows))  # noqa: S608
+
+
+def _columns(values: Sequence[Values]) -> Columns:
+    """Column by column, so that no row's dictionary is copied to add an id or a time to it."""
+    return {name: [row[name] for row in values] for name in values[0]}
 
 
 def _is_known(error: IntegrityError) -> bool:
@@ -112,9 +127,8 @@ def _insert_unknown(connection: Connection, values: Sequence[Values]) -> list[in
     if connection.dialect.name == "postgresql":
         names = list(values[0])
         from_arrays = postgresql.insert(row).from_select(names, _from_arrays(row, names))
-        arrays = {name: [one[name] for one in values] for name in names}
         new = from_arrays.on_conflict_do_nothing().returning(*columns)
-        inserted = connection.execute(new, arrays)
+        inserted = connection.execute(new, _columns(values))
     else:
         new_here = sqlite.insert(row).on_conflict_do_nothing().returning(*columns)
         inserted = connection.execute(new_here, list(values))

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
+    bindparam,
     delete,
     func,
     insert,
@@ -38,6 +39,7 @@ CHUNK_ROWS = 20_000
 STEP_ROWS = 2_000
 """What `keep_hours` reads while results wait: some 10 ms."""
 
+_FORGET = delete(FrameHourRow).where(FrameHourRow.begin_utc.in_(bindparam("hours", expanding=True)))
 _ROW = InspectionRow
 _SHARED = (
     _ROW.camera,
@@ -134,7 +136,7 @@ def joined(pieces: Iterable[FrameColumns]) -> FrameColumns:
 def forget(connection: Connection, received_utc: Iterable[datetime]) -> None:
     """Rows received at these times were added or removed: their hours count as rows again."""
     hours = sorted({hour_of(instant) for instant in received_utc})
-    connection.execute(delete(FrameHourRow).where(FrameHourRow.begin_utc.in_(hours)))
+    connection.execute(_FORGET, {"hours": hours})
 
 
 def hour_of(instant: datetime) -> datetime:

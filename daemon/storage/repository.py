@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Function,
+    bindparam,
     func,
     insert,
     or_,
@@ -42,6 +43,10 @@ from daemon.storage.tables import (
     ModelVersionRow,
     RegionRow,
     ThumbnailRow,
+)
+
+_MODEL_IDS = select(ModelVersionRow.name, ModelVersionRow.id).where(
+    ModelVersionRow.name.in_(bindparam("names", expanding=True))
 )
 
 
@@ -369,10 +374,7 @@ def _accounted(
 def _model_version_ids(
     connection: Connection, names: set[str], first_used_utc: datetime
 ) -> dict[str, int]:
-    found = connection.execute(
-        select(ModelVersionRow.name, ModelVersionRow.id).where(ModelVersionRow.name.in_(names))
-    )
-    ids = {row.name: row.id for row in found}
+    ids = {row.name: row.id for row in connection.execute(_MODEL_IDS, {"names": list(names)})}
     for name in sorted(names - ids.keys()):
         if _register_variant(connection, name, first_used_utc):
             return _model_version_ids(connection, names, first_used_utc)

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)  # making one costs more than dividing by it
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements only INTEGER
 
 
@@ -41,7 +42,7 @@ class UtcMicros(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"naive datetime {value!r}; times are stored in UTC")
-        return (value - EPOCH) // timedelta(microseconds=1)
+        return (value - EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Aware UTC datetime."""
