@@ -7,7 +7,7 @@ open_clip's own.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -84,6 +84,9 @@ class Backbone(nn.Module):
         tokenizer: Tokenizer,
     ) -> None:
         super().__init__()
+        # unless told otherwise, a GPU rounds the factors of float32 convolutions to 10 bits; golden
+        # images, thresholds and features kept for training must not depend on the device
+        torch.backends.cudnn.allow_tf32 = False
         self.clip: Any = clip  # open_clip ships no types
         self.config = config
         self.name = config.name
@@ -127,6 +130,18 @@ class Backbone(nn.Module):
     def run_usually_in(self, half: torch.dtype | None) -> None:
         """Where `executing` says nothing else, products inside the blocks are of this kind."""
         self._execution.run_usually_in(half)
+
+    def multiplying_as_blocks(self) -> AbstractContextManager[object]:
+        """While it lasts, matrix products outside the blocks are of the blocks' type, in inference.
+
+        For a method's large products alone: what comes out of them is of 16 bits then, and belongs
+        back in float32 before anything that magnifies its error (norms, cosines, softmax).
+        Training and float32 are as without it. Each thread has its own.
+        """
+        half = self.half_type if torch.is_inference_mode_enabled() else None
+        if half is None:
+            return nullcontext()
+        return torch.autocast(self.text_projection.device.type, dtype=half, cache_enabled=False)
 
     @property
     def half_type(self) -> torch.dtype | None:

@@ -27,10 +27,9 @@ class ResidualAdapter(nn.Module):
         self.ratio = ratio
         self.weight = xavier_weight(width, width, generator)
 
-    def forward(self, tokens: Tensor, half: torch.dtype | None = None) -> Tensor:
-        """[..., width] -> the same shape and type; the product is of type `half`, if given."""
-        product = half or tokens.dtype
-        projected = F.linear(tokens.to(product), self.weight.to(product)).to(tokens.dtype)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., width] -> the same shape and type, whatever type autocast gives the product."""
+        projected = F.linear(tokens, self.weight).to(tokens.dtype)
         residual = F.leaky_relu(projected, NEGATIVE_SLOPE)
         wanted = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
         found = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).clamp_min(_NORM_FLOOR)

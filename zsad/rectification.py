@@ -62,10 +62,11 @@ class RectificationWeights(nn.Module):
             [B, N, 2] in (0, 1); W_v, W_t.
         """
         if self.order == "linear_first":
-            return self._convolve(self.joint(patches, stateless)).sigmoid()
-        spread = stateless[:, None].expand(-1, patches.shape[1], -1)
-        logits: Tensor = self.linear(self._convolve(torch.cat([patches, spread], dim=-1)))
-        return logits.sigmoid()
+            logits = self._convolve(self.joint(patches, stateless))
+        else:
+            spread = stateless[:, None].expand(-1, patches.shape[1], -1)
+            logits = self.linear(self._convolve(torch.cat([patches, spread], dim=-1)))
+        return logits.to(patches.dtype).sigmoid()
 
     def joint(self, patches: Tensor, stateless: Tensor) -> Tensor:
         """Eq. 3, Linear([G; F_s]) = W_1 G + (W_2 F_s + b): F_s is not spread over the patches."""

@@ -281,3 +281,12 @@ def test_damaged_checkpoint_file_is_refused(
 
     with pytest.raises(BackboneError, match="cannot make backbone tiny-zsad-bad"):
         load_backbone(BackboneConfig(name="tiny-zsad-bad", pretrained=str(path)))
+
+
+def test_float32_is_not_rounded_on_a_gpu(make_backbone: Callable[..., Backbone]) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # torch's own default
+
+    make_backbone()
+
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

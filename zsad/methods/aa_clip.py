@@ -246,19 +246,20 @@ class AAClip(TrainableDetector):
 
     def visual_features(self, embedded: Tensor) -> VisualFeatures:
         """Adapted features from `backbone.embed_images`, [B, 1 + N, Dv]."""
-        # an adapter's product is one of the tower's, but where it is trained
-        half = self.backbone.half_type if torch.is_inference_mode_enabled() else None
         tokens = self.backbone.run_vision(
             embedded,
             self.backbone.stage_blocks,
-            after_block=lambda index, tokens: _adapt(self.vision_adapters, index, tokens, half),
+            after_block=self._adapt_vision,
         )
         normed = [self.backbone.norm_vision(stage[:, 1:]) for stage in tokens.stages]
-        levels = [
-            F.normalize(projector(stage), dim=-1)
-            for projector, stage in zip(self.seg_projectors, normed, strict=True)
-        ]
-        detection = F.normalize(self.det_projector(normed[-1]), dim=-1).mean(dim=1)
+        with self.backbone.multiplying_as_blocks():
+            projected = [
+                projector(stage)
+                for projector, stage in zip(self.seg_projectors, normed, strict=True)
+            ]
+            detected = self.det_projector(normed[-1])
+        levels = [F.normalize(level.to(embedded.dtype), dim=-1) for level in projected]
+        detection = F.normalize(detected.to(embedded.dtype), dim=-1).mean(dim=1)
         return VisualFeatures(levels=torch.stack(levels), detection=detection)
 
     def reference_features(self, embedded: Tensor) -> ReferenceFeatures:
@@ -425,6 +426,10 @@ class AAClip(TrainableDetector):
 
     # ---------------------------------------------------------------- parts
 
+    def _adapt_vision(self, index: int, tokens: Tensor) -> Tensor:
+        with self.backbone.multiplying_as_blocks():  # an adapter's product is one of the tower's
+            return _adapt(self.vision_adapters, index, tokens)
+
     def _contrast(self, features: Tensor, anchors: Tensor) -> Tensor:
         """Contrast f (T_A - T_N): [..., B, N, D] and [B, 2, D] -> [..., B, N]."""
         direction = anchors[:, ABNORMAL] - anchors[:, NORMAL]  # [B, D]
@@ -466,11 +471,9 @@ def _depth(asked: int | None, blocks: int, tower: Literal["text", "vision"]) -> 
     return count
 
 
-def _adapt(
-    adapters: nn.ModuleList, index: int, tokens: Tensor, half: torch.dtype | None = None
-) -> Tensor:
+def _adapt(adapters: nn.ModuleList, index: int, tokens: Tensor) -> Tensor:
     """Adapter `index` if there is one; the tokens as they are otherwise."""
-    adapted: Tensor = adapters[index](tokens, half) if index < len(adapters) else tokens
+    adapted: Tensor = adapters[index](tokens) if index < len(adapters) else tokens
     return adapted
 
 

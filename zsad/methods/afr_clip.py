@@ -154,7 +154,11 @@ class AFRClip(TrainableDetector):
             patches = stage[:, 1:]
             if self.config.stage_adapter == "ln_post_linear":
                 patches = self.backbone.norm_vision(patches)
-            G = aggregate_patches(adapter(patches), self.config.window, self.config.mpfa_border)
+            with self.backbone.multiplying_as_blocks():
+                adapted = adapter(patches)
+            G = aggregate_patches(
+                adapted.to(stage.dtype), self.config.window, self.config.mpfa_border
+            )
             features.append(self._scaled(G))
         return features
 
@@ -167,7 +171,8 @@ class AFRClip(TrainableDetector):
         tokens = self.vision(images, embedded)
         patches = self.patch_features(tokens.stages)
         texts = self.text_features(class_names)
-        weights = [self._weights(stage, G, texts) for stage, G in enumerate(patches)]
+        with self.backbone.multiplying_as_blocks():  # a class token's are few: exact
+            weights = [self._weights(stage, G, texts) for stage, G in enumerate(patches)]
         grid = self.backbone.grid
         grids = [
             self._logit(G, W, texts).sigmoid().reshape(-1, grid, grid)

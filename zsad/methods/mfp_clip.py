@@ -258,8 +258,10 @@ class MFPClip(TrainableDetector):
         direction = (texts[:, ABNORMAL] - texts[:, NORMAL])[:, :, None]  # [B, D, 1]
         grids = []
         for adapter, stage in zip(self.stage_adapters, tokens.stages, strict=True):
+            with self.backbone.multiplying_as_blocks():
+                adapted = adapter(stage[:, 1:])
             G = aggregate_patches(
-                adapter(stage[:, 1:]), self.config.window, self.config.mpfa_border
+                adapted.to(stage.dtype), self.config.window, self.config.mpfa_border
             )
             logits = (F.normalize(G, dim=-1) @ direction).squeeze(-1) / self.config.temperature
             grids.append(logits.sigmoid().reshape(-1, grid, grid))
@@ -282,4 +284,6 @@ class MFPClip(TrainableDetector):
         """Eq. 17: Linear([F_I; F_masked]) on patches, or on all tokens."""
         first = 0 if self.config.mp_tokens == "all" else 1
         joined = torch.cat([tokens[:, first:], masked[:, first:]], dim=-1)  # [B, ., 2 Dv]
-        return torch.cat([tokens[:, :first], self.mask_projection(joined)], dim=1)
+        with self.backbone.multiplying_as_blocks():
+            merged = self.mask_projection(joined).to(tokens.dtype)
+        return torch.cat([tokens[:, :first], merged], dim=1)
