@@ -30,7 +30,8 @@ class StorageConfig(Section):
             `${NAME}` is replaced by the environment variable NAME, so no password stands here.
         thumbnail_px: Longer side of stored pictures.
         thumbnails: Which verdicts get pictures.
-        max_results: What waits in memory before it goes to the spool.
+        max_results: Most results in memory. They go to the spool when half as many wait for the
+            database, or when it has been away or busy with one batch for a second.
         reserve_bytes: What should stay free on the disks of spool and SQLite file. When it is
             touched, pictures of OK and LEARNING frames are left out; below half of it, all.
     """
@@ -38,7 +39,7 @@ class StorageConfig(Section):
     url: Annotated[str, Field(repr=False)]
     thumbnail_px: Annotated[int, Field(ge=32, le=1024)] = 256
     thumbnails: tuple[Literal["OK", "NG", "REVIEW", "LEARNING"], ...] = ("NG", "REVIEW", "OK")
-    max_results: Annotated[int, Field(ge=1, le=10_000)] = 256
+    max_results: Annotated[int, Field(ge=1, le=10_000)] = 4_096
     reserve_bytes: Annotated[int, Field(ge=0)] = 512 << 20
     spool: SpoolConfig = SpoolConfig()
 

@@ -121,22 +121,24 @@ class Spool:
             OSError: The disk is full or cannot be written. The batch is not in the spool.
         """
         content = encode(batch)
-        record = _HEADER.pack(len(content), zlib.crc32(content)) + content
-        if self.size_bytes + len(record) + len(_MAGIC) > self.max_bytes:
+        crc = zlib.crc32(content)
+        size = _HEADER.size + len(content)
+        if self.size_bytes + size + len(_MAGIC) > self.max_bytes:
             raise SpoolFullError
         file = self._file
         if file is None or self._segments[-1].size >= SEGMENT_BYTES:
             file = self._begin_segment()
         segment = self._segments[-1]
         try:
-            _write_all(file, record)
+            _write_all(file, _HEADER.pack(len(content), crc))
+            _write_all(file, content)
             os.fsync(file.fileno())
         except OSError:
             self._undo(segment, file)
             raise
         offset = segment.size + _HEADER.size
-        self._entries.append(_Entry(segment, offset, len(content), zlib.crc32(content)))
-        segment.size += len(record)
+        self._entries.append(_Entry(segment, offset, len(content), crc))
+        segment.size += size
         segment.waiting += 1
 
     def oldest(self, results: int) -> tuple[Batch, ...]:

@@ -6,6 +6,10 @@ Batches as full as the daemon's under load, each row with one region and 20 kB o
 synced transaction per batch. The floor writes the same columns and pictures into two tables
 without keys and indexes: executemany on SQLite, COPY on PostgreSQL. The two take turns, because
 other programs may use the machine.
+
+Then the daemon's writer with its default queue and spool, while results come at a steady rate. What
+the database does not take in time goes through the spool, which costs more: its share says whether
+the writer keeps up.
 """
 
 import os
@@ -14,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +26,14 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from daemon.config.storage import StorageConfig
 from daemon.core import FrameId, FrameInfo, Inspection, Region, Thumbnails, Verdict
 from daemon.storage import repository
 from daemon.storage.batch import BATCH_SIZE
 from daemon.storage.database import PAGE_BYTES, write_transaction
+from daemon.storage.spool import Spool
 from daemon.storage.tables import InspectionRow
+from daemon.storage.writer import Writer
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
 
@@ -35,6 +43,8 @@ PHOTO, OVERLAY, MAP = os.urandom(10_240), os.urandom(7_168), os.urandom(3_072)
 """Random, as JPEG and PNG are to a compressor."""
 COLUMNS = len(InspectionRow.__table__.columns) - 1
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
+RATES = (500, 1_500, 2_500, 3_500, 4_500, 5_000)
+SECONDS = 4.0
 
 
 def batch_of(number: int) -> list[Inspection]:
@@ -138,16 +148,21 @@ def postgresql_floor(engine: Engine) -> Iterator[Callable[[Sequence[Inspection]]
         yield write
 
 
-def test_storing_keeps_up_with_the_detector(
-    engine: Engine, postgres_server: str, tmp_path: Path
-) -> None:
+def make_durable(engine: Engine, postgres_server: str) -> None:
+    """The test server is not otherwise; and the model that all rows name."""
     with psycopg.connect(f"{postgres_server} dbname=postgres", autocommit=True) as admin:
-        admin.execute("ALTER SYSTEM SET fsync = on")  # the test server is not durable otherwise
+        admin.execute("ALTER SYSTEM SET fsync = on")
         admin.execute("SELECT pg_reload_conf()")
     with write_transaction(engine) as connection:
         repository.ensure_model_version(
             connection, name="v1", method="m", backbone="b", card_json="{}", now=NOW
         )
+
+
+def test_storing_keeps_up_with_the_detector(
+    engine: Engine, postgres_server: str, tmp_path: Path
+) -> None:
+    make_durable(engine, postgres_server)
 
     def write(batch: Sequence[Inspection]) -> None:
         with write_transaction(engine) as connection:
@@ -168,3 +183,53 @@ def test_storing_keeps_up_with_the_detector(
     floor_rows_per_s, rows_per_s = (clock.report() for clock in clocks)
     print(f"{engine.dialect.name}: {rows_per_s / floor_rows_per_s:.2f} of the floor")
     assert rows_per_s > 300  # ten cameras at 20 frames/s leave a third free
+
+
+def test_the_writer_keeps_up(engine: Engine, postgres_server: str, tmp_path: Path) -> None:
+    make_durable(engine, postgres_server)
+    batches = map(batch_of, count())
+    offer(engine, tmp_path / "warm", [*next(batches)], 1000)
+    for rate in RATES:
+        wanted = int(rate * SECONDS)
+        inspections: list[Inspection] = []
+        while len(inspections) < wanted:
+            inspections += next(batches)
+        offer(engine, tmp_path / str(rate), inspections[:wanted], rate)
+
+
+def offer(engine: Engine, folder: Path, inspections: list[Inspection], rate: int) -> None:
+    """Put them at a steady rate, wait until all are stored, and print what came of it."""
+    config = StorageConfig(url="sqlite://")
+    spool = Spool(folder, config.spool.max_bytes)
+    spool.open()
+    failed: list[int] = []
+    writer = Writer(
+        engine,
+        line="line1",
+        spool=spool,
+        reserve_bytes=0,
+        max_results=config.max_results,
+        on_failure=lambda: failed.append(1),
+    )
+    writer.start()
+    began_at, cpu_s = time.monotonic(), time.process_time()
+    waited_s = 0.0
+    for number, inspection in enumerate(inspections):
+        if number % 50 == 0:  # a camera's burst
+            time.sleep(max(0.0, began_at + number / rate - time.monotonic()))
+        before = time.monotonic()
+        writer.put(inspection)
+        waited_s = max(waited_s, time.monotonic() - before)
+    offered_s = time.monotonic() - began_at
+    writer.stop()
+    stored_s = time.monotonic() - began_at
+    spool.close()
+    assert not failed
+    assert writer.counters.inspections == len(inspections)
+    print(
+        f"{engine.dialect.name}: {rate} offered, {len(inspections) / offered_s:.0f} taken, "
+        f"{len(inspections) / stored_s:.0f} stored rows/s, "
+        f"{writer.spool_counters.results / len(inspections):.0%} through the spool, longest put "
+        f"{1e3 * waited_s:.0f} ms, "
+        f"{1e6 * (time.process_time() - cpu_s) / len(inspections):.0f} us of this process a row"
+    )
