@@ -18,7 +18,8 @@ class ModelConfig(Section):
         device: `auto` takes a CUDA device if there is one.
         threads: CPU threads of the detector; None is a core less than there are (or than
             OMP_NUM_THREADS says), for frames are decoded, drawn and stored beside it.
-        precision: Of products inside the network's blocks; norms, heads and scores stay float32.
+        precision: Of products inside the network's blocks, and of some methods' large ones behind
+            them; norms, cosines and scores stay float32.
             16 bits move scores by up to 0.01: calibrate again. `bf16` is for GPUs, and for CPUs
             with AMX or AVX512-BF16 where `zsad benchmark` says that it wins; `fp16` is for GPUs.
         compile: Let torch compile the blocks of the network for batches of 1, 2, 4 ...
