@@ -22,9 +22,9 @@ class RoiMasks:
     ) -> tuple[float, AnomalyMap]:
         """Score and map as the category sees them.
 
-        For the whole frame these are the detector's own. With a region
-        of interest the map is 0 outside of it, and the score is the highest map value inside:
-        the detector's own score was pooled over the whole frame and cannot be taken apart.
+        For the whole frame these are the detector's own. With a region of interest the map is 0
+        outside of it, and the score is the highest map value inside: the detector's own score was
+        pooled over the whole frame and cannot be taken apart.
 
         Raises:
             ValueError: the map is so coarse that the region of interest has no pixel of it.
