@@ -1,6 +1,7 @@
 """The picture of a benchmark: what each method costs beside what its operations would cost."""
 
 import io
+import textwrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,8 @@ from zsad.benchmark import Benchmark, Timed
 _MEASURED, _ANALYTIC, _INK = "#2b6cb0", "#cbd5e0", "#1f2933"
 _BAR = 0.4
 _LEFT = 0.7
+_LETTERS_AN_INCH = 10
+"""Of the title."""
 _TICKS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -26,7 +29,7 @@ def ratio_plot(found: Benchmark, title: str) -> bytes:
     batches = sorted({row.batch for row in found.rows})
     methods = list(dict.fromkeys(row.method for row in found.rows))
     figure = Figure(
-        figsize=(1.6 + 3.4 * len(batches), 1.4 + 0.42 * len(methods)), layout="constrained"
+        figsize=(1.6 + 3.4 * len(batches), 1.8 + 0.42 * len(methods)), layout="constrained"
     )
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
     at = {name: -float(number) for number, name in enumerate(methods)}
@@ -35,8 +38,10 @@ def ratio_plot(found: Benchmark, title: str) -> bytes:
         _draw(axes, rows, np.array([at[row.method] for row in rows]))
         axes.set_title(f"batch {batch}", fontsize=10)
         axes.set_yticks(list(at.values()), methods)
-    panels[0].legend(loc="upper left", bbox_to_anchor=(0, -0.08), ncols=2, frameon=False)
-    figure.suptitle(title, fontsize=11, color=_INK)
+    # outside: constrained layout then keeps it clear of the axis labels
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    width = int(_LETTERS_AN_INCH * figure.get_figwidth())
+    figure.suptitle(textwrap.fill(title, width), fontsize=11, color=_INK)
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=110)
     return target.getvalue()
@@ -59,8 +64,8 @@ def _draw(axes: Axes, rows: list[Timed], y: NDArray[np.float64]) -> None:
         )
     axes.axvline(1.0, color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
-    highest = max(*measured, *analytic)
-    axes.set_xlim(_LEFT, highest * 1.8)  # room for the numbers
+    lowest, highest = min(*measured, *analytic), max(*measured, *analytic)
+    axes.set_xlim(min(_LEFT, 0.8 * lowest), highest * 1.8)  # room for the numbers
     axes.set_xticks([tick for tick in _TICKS if tick <= highest * 1.5])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
     axes.minorticks_off()
